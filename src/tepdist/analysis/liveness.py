@@ -1,0 +1,225 @@
+"""Liveness: which buffers exist when.
+
+Time is a position in an order of the ops: the program's, except that an op of the
+update runs as soon as its operands exist, as a compiler that minimises memory will
+have it (so that a gradient dies where it is used). Not every value is a buffer:
+
+* generated values are made where they are used;
+* a pointwise value that only pointwise ops and reductions read is fused into them;
+  what it is made of lives instead;
+* the next value of a donated state argument takes the argument's buffer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tepdist.analysis.nodes import CONTROL_FLOW, is_generated
+from tepdist.analysis.phases import Phase
+from tepdist.program.graph import Op, Program
+from tepdist.program.roles import Role, Roles
+
+# Pointwise ops that a compiler would rather store than compute twice.
+_EXPENSIVE = frozenset(
+    f"stablehlo.{kind}"
+    for kind in (
+        "exponential exponential_minus_one log log_plus_one logistic tanh tan sine "
+        "cosine power sqrt rsqrt cbrt divide remainder atan2 rng_bit_generator"
+    ).split()
+) | frozenset({"chlo.erf", "chlo.erfc", "chlo.erf_inv", "chlo.lgamma"})
+_FUSING = frozenset({"stablehlo.reduce"})
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """Lifetimes of the buffers of one run of a program.
+
+    Attributes:
+        num_times: Positions are 0..num_times-1.
+        position: For each op its position.
+        start: For each value the position from which its buffer exists.
+        end: The last position at which it is read.
+        is_stored: Whether it is in memory at all, its own buffer or another's.
+        is_buffer: Whether it has a buffer of its own.
+    """
+
+    num_times: int
+    position: NDArray[np.int64]
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+    is_stored: NDArray[np.bool_]
+    is_buffer: NDArray[np.bool_]
+
+
+def find_liveness(
+    program: Program,
+    roles: Roles,
+    phases: Sequence[Phase],
+    pointwise: frozenset[int],
+) -> Liveness:
+    """Lifetimes of all values.
+
+    Args:
+        program: Any.
+        roles: Its roles.
+        phases: Phase of each op.
+        pointwise: Indices of pointwise ops.
+    """
+    position, last = _positions(program, phases)
+    num_times = len(program.ops) + 1
+    num_values = len(program.values)
+    start = np.zeros(num_values, np.int64)
+    end = np.full(num_values, -1, np.int64)
+    uses = _uses(program)
+    for op in program.ops:
+        start[list(op.results)] = position[op.index]
+        for region in op.regions:
+            start[list(region.arguments)] = position[op.index]
+    fused = _fused(program, uses, pointwise)
+    for value in program.values:
+        for user in uses[value.index]:
+            end[value.index] = max(
+                end[value.index], _last_use(program, value.producer, user, last)
+            )
+    end[list(program.results)] = num_times - 1
+    _extend_through_fusions(program, fused, end)
+    is_stored = np.array(
+        [
+            value.index not in fused and not is_generated(program, value.index)
+            for value in program.values
+        ],
+        np.bool_,
+    )
+    is_buffer = is_stored.copy()
+    _settle_arguments(program, roles, num_times, end, is_buffer)
+    _settle_regions(program, is_buffer)
+    end = np.maximum(end, start)
+    return Liveness(num_times, position, start, end, is_stored, is_buffer)
+
+
+def _positions(
+    program: Program, phases: Sequence[Phase]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Position of each op, and of the last op inside it."""
+    count = len(program.ops)
+    keys = np.arange(count, dtype=np.float64)
+    made = {
+        value: float(op.index) for op in program.ops for value in op.results
+    }
+    for op in program.ops:
+        if phases[op.index] is not Phase.UPDATE or op.parent is not None or op.regions:
+            continue
+        key = max((made.get(value, -1.0) for value in op.operands), default=-1.0)
+        keys[op.index] = key
+        for value in op.results:
+            made[value] = key
+    # Stable: ops that share a key stay in program order, after the op they follow.
+    order = np.lexsort((np.arange(count), keys))
+    position = np.empty(count, np.int64)
+    position[order] = np.arange(count)
+    last = position.copy()
+    for op in reversed(program.ops):
+        if op.parent is not None:
+            last[op.parent] = max(last[op.parent], last[op.index])
+    return position, last
+
+
+def _uses(program: Program) -> list[list[int]]:
+    """For each value the ops that read it; a region's yield is read by its owner."""
+    uses: list[list[int]] = [[] for _ in program.values]
+    for op in program.ops:
+        for value in op.operands:
+            uses[value].append(op.index)
+        for region in op.regions:
+            for value in region.yields:
+                uses[value].append(op.index)
+    return uses
+
+
+def _last_use(
+    program: Program, producer: int | None, user: int, last: NDArray[np.int64]
+) -> int:
+    """Position until which a use keeps a value: a loop reads it until its end."""
+    inside = None if producer is None else _scope(program, program.ops[producer])
+    op = program.ops[user]
+    until = int(last[user]) if op.kind in CONTROL_FLOW else int(last[user])
+    while op.parent is not None and op.parent != inside:
+        op = program.ops[op.parent]
+        until = max(until, int(last[op.index]))
+    return until
+
+
+def _scope(program: Program, op: Op) -> int | None:
+    return op.index if op.kind in CONTROL_FLOW else op.parent
+
+
+def _fused(
+    program: Program, uses: list[list[int]], pointwise: frozenset[int]
+) -> set[int]:
+    """Values that exist inside fusions only."""
+    kept = set(program.results)
+    for op in program.ops:
+        for region in op.regions:
+            kept.update(region.yields)
+    fused = set()
+    for op in program.ops:
+        if op.index not in pointwise or len(op.results) != 1:
+            continue
+        (value,) = op.results
+        if value in kept or (len(uses[value]) > 1 and op.kind in _EXPENSIVE):
+            continue
+        if all(
+            user in pointwise or program.ops[user].kind in _FUSING
+            for user in uses[value]
+        ):
+            fused.add(value)
+    return fused
+
+
+def _extend_through_fusions(
+    program: Program, fused: set[int], end: NDArray[np.int64]
+) -> None:
+    """What a fused or generated value is made of lives until that value's last use."""
+    for op in reversed(program.ops):
+        for value in op.results:
+            if value in fused or is_generated(program, value):
+                for operand in op.operands:
+                    end[operand] = max(end[operand], end[value])
+
+
+def _settle_arguments(
+    program: Program,
+    roles: Roles,
+    num_times: int,
+    end: NDArray[np.int64],
+    is_buffer: NDArray[np.bool_],
+) -> None:
+    """Arguments exist throughout; a donated one lends its buffer to its next value."""
+    donated = {role.name for role in roles.arguments if role.donated}
+    for value in program.arguments:
+        end[value] = num_times - 1
+    for value, result in zip(program.results, roles.results, strict=True):
+        if result.replaces in donated and value not in program.arguments:
+            is_buffer[value] = False
+
+
+def _settle_regions(program: Program, is_buffer: NDArray[np.bool_]) -> None:
+    """A carried value has one buffer: the op's result stands for it."""
+    for op in program.ops:
+        for region in op.regions:
+            is_buffer[list(region.arguments)] = False
+            if len(region.yields) == len(op.results):
+                for value in region.yields:
+                    if program.values[value].producer != op.index:
+                        is_buffer[value] = False
+
+
+def state_arguments(program: Program, roles: Roles) -> tuple[int, ...]:
+    """Value indices of the state arguments."""
+    return tuple(
+        value
+        for value, role in zip(program.arguments, roles.arguments, strict=True)
+        if role.role is Role.STATE
+    )

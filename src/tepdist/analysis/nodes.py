@@ -1,0 +1,228 @@
+"""Nodes: what can be sharded, one level above ops.
+
+A node is an op, an argument, or a value carried by a control-flow op, with the
+factors its tensors share. Three kinds of op make no node:
+
+* *Generated* values (constants, iota, broadcasts) cost nothing to make again, so each
+  use has its own in the sharding it wants. A use of a broadcast counts as a use of
+  what was broadcast.
+* Ops on scalars alone lie on every device.
+* Control flow: its region ops are nodes like any other, tied to the op's operands and
+  results by one *slot* node for each carried value.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from tepdist.program.graph import Op, Program, Rule
+
+Dims = tuple[tuple[int, ...], ...]  # per dim of a tensor its factors, major first
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A value as a node sees it: each dim made of the node's factors."""
+
+    value: int
+    dims: Dims
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Something whose tensors are sharded together.
+
+    Attributes:
+        op: The op it stands for; None for arguments and slots.
+        sizes: Extent of each factor.
+        inputs: Values it reads (broadcasts seen through).
+        outputs: Values it defines.
+        reduction: Factors that its outputs lack because they were reduced away.
+        blocked: Factors that may not be sharded.
+        trips: How often it runs per step.
+        pointwise: Whether each output element depends on the matching elements of
+            the inputs alone.
+    """
+
+    op: int | None
+    sizes: tuple[int, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    reduction: frozenset[int] = frozenset()
+    blocked: frozenset[int] = frozenset()
+    trips: int = 1
+    pointwise: bool = False
+
+
+# Trips of a loop whose condition tells no count.
+UNKNOWN_TRIPS = 1
+CONTROL_FLOW = frozenset({"stablehlo.while", "stablehlo.case", "stablehlo.if"})
+_SOURCES = frozenset({"stablehlo.constant", "stablehlo.iota"})
+
+
+def is_generated(program: Program, value: int) -> bool:
+    """Whether each use of this value makes its own."""
+    producer = program.values[value].producer
+    if producer is None:
+        return False
+    kind = program.ops[producer].kind
+    return kind in _SOURCES or kind == "stablehlo.broadcast_in_dim"
+
+
+def source_dims(rule: Rule, dims: Dims) -> Dims:
+    """Dims of a broadcast's operand, given the factors of its result's dims.
+
+    Args:
+        rule: The broadcast's.
+        dims: Per dim of the result, factors of whoever uses it.
+    """
+    used_by: dict[int, tuple[int, ...]] = {}
+    for factors, used in zip(rule.results[0], dims, strict=True):
+        if len(factors) == 1:
+            used_by[factors[0]] = used
+    return tuple(
+        used_by.get(factors[0], ()) if len(factors) == 1 else ()
+        for factors in rule.operands[0]
+    )
+
+
+def resolve(program: Program, tensor: Tensor) -> Tensor | None:
+    """The tensor that must be at hand where this one is used.
+
+    Returns:
+        Itself, or what it is a broadcast of; None if it is made from nothing.
+    """
+    while is_generated(program, tensor.value):
+        producer = program.values[tensor.value].producer
+        assert producer is not None
+        op = program.ops[producer]
+        if op.kind in _SOURCES:
+            return None
+        (source,) = op.operands
+        dims: Dims = ((),) * len(program.values[source].shape)
+        if op.rule is not None:
+            dims = source_dims(op.rule, tensor.dims)
+        tensor = Tensor(source, dims)
+    return tensor
+
+
+def run_counts(program: Program) -> list[int]:
+    """How often each op runs per step: the product of the loops around it."""
+    counts: list[int] = []
+    for op in program.ops:
+        if op.parent is None:
+            counts.append(1)
+            continue
+        parent = program.ops[op.parent]
+        trips = 1
+        if parent.kind == "stablehlo.while":
+            trips = UNKNOWN_TRIPS if parent.trips is None else parent.trips
+        counts.append(counts[op.parent] * max(trips, 1))
+    return counts
+
+
+def build_nodes(
+    program: Program, next_values: Mapping[int, int]
+) -> tuple[Node, ...]:
+    """All nodes of a program: arguments first, then ops and slots in op order.
+
+    Args:
+        program: Any.
+        next_values: For each state argument's value, the result that replaces it; it
+            must come out as the argument lies.
+    """
+    counts = run_counts(program)
+    nodes = []
+    for value in program.arguments:
+        follows = (next_values[value],) if value in next_values else ()
+        nodes.append(_held(program, (value,), follows, 1))
+    for op in program.ops:
+        if op.kind in CONTROL_FLOW:
+            nodes.extend(_slots(program, op, counts[op.index]))
+        elif not _makes_no_node(program, op):
+            nodes.append(_op_node(program, op, counts[op.index]))
+    return tuple(nodes)
+
+
+def _makes_no_node(program: Program, op: Op) -> bool:
+    if any(is_generated(program, value) for value in op.results):
+        return True
+    values = (*op.operands, *op.results)
+    return not any(program.values[value].shape for value in values)
+
+
+def _held(
+    program: Program, outputs: tuple[int, ...], inputs: tuple[int, ...], trips: int
+) -> Node:
+    """A node that only holds tensors of one shape: a factor for each dim."""
+    shape = program.values[outputs[0]].shape
+    dims: Dims = tuple((factor,) for factor in range(len(shape)))
+    return Node(
+        op=None,
+        sizes=shape,
+        inputs=tuple(_resolved(program, [Tensor(value, dims) for value in inputs])),
+        outputs=tuple(Tensor(value, dims) for value in outputs),
+        trips=trips,
+    )
+
+
+def _slots(program: Program, op: Op, trips: int) -> Iterator[Node]:
+    for position, result in enumerate(op.results):
+        if not program.values[result].shape:
+            continue
+        outputs, inputs = [result], []
+        if op.kind == "stablehlo.while":
+            inputs.append(op.operands[position])
+            outputs += [region.arguments[position] for region in op.regions]
+        for region in op.regions:
+            if len(region.yields) == len(op.results):  # not a while's condition
+                inputs.append(region.yields[position])
+        yield _held(program, tuple(outputs), tuple(inputs), trips)
+
+
+def _op_node(program: Program, op: Op, trips: int) -> Node:
+    if op.rule is None:
+        return _whole_node(program, op, trips)
+    rule = op.rule
+    inputs = [
+        Tensor(value, dims)
+        for value, dims in zip(op.operands, rule.operands, strict=True)
+    ]
+    outputs = tuple(
+        Tensor(value, dims)
+        for value, dims in zip(op.results, rule.results, strict=True)
+    )
+    return Node(
+        op=op.index,
+        sizes=rule.sizes,
+        inputs=tuple(_resolved(program, inputs)),
+        outputs=outputs,
+        reduction=rule.reduction,
+        blocked=rule.blocked,
+        trips=trips,
+        pointwise=_is_pointwise(rule),
+    )
+
+
+def _whole_node(program: Program, op: Op, trips: int) -> Node:
+    """An op that no rule covers: every tensor whole on every device."""
+    inputs = [
+        Tensor(value, ((),) * len(program.values[value].shape)) for value in op.operands
+    ]
+    outputs = tuple(
+        Tensor(value, ((),) * len(program.values[value].shape)) for value in op.results
+    )
+    return Node(op.index, (), tuple(_resolved(program, inputs)), outputs, trips=trips)
+
+
+def _resolved(program: Program, tensors: list[Tensor]) -> Iterator[Tensor]:
+    for tensor in tensors:
+        source = resolve(program, tensor)
+        if source is not None and program.values[source.value].shape:
+            yield source
+
+
+def _is_pointwise(rule: Rule) -> bool:
+    if any(rule.sizes[factor] > 1 for factor in rule.reduction | rule.blocked):
+        return False
+    every = (*rule.operands, *rule.results)
+    return all(len(factors) <= 1 for dims in every for factors in dims)

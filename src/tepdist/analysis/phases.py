@@ -1,0 +1,136 @@
+"""Phases: which ops are forward, backward, update.
+
+Forward is what the loss is made of. Of the rest, what still carries the batch (some
+dim of some tensor goes back to a batch argument's batch dim) or leads to such an op is
+backward; what is left updates the state.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+from tepdist.program.graph import Op, Program
+from tepdist.program.roles import Role, Roles
+
+
+class Phase(StrEnum):
+    """Part of a training step."""
+
+    FORWARD = "forward"
+    BACKWARD = "backward"
+    UPDATE = "update"
+
+
+def find_phases(program: Program, roles: Roles) -> tuple[Phase, ...]:
+    """Phase of each op; all forward if the program replaces no state."""
+    forward = _needed(program, _losses(program, roles))
+    if not any(result.replaces for result in roles.results):
+        return (Phase.FORWARD,) * len(program.ops)
+    batched = _batched(program, roles)
+    backward = _needed(
+        program,
+        [
+            value
+            for op in program.ops
+            if op.index in batched and op.index not in forward
+            for value in op.operands
+        ],
+    )
+    return tuple(
+        Phase.FORWARD
+        if op.index in forward
+        else Phase.BACKWARD
+        if op.index in batched or op.index in backward
+        else Phase.UPDATE
+        for op in program.ops
+    )
+
+
+def _losses(program: Program, roles: Roles) -> list[int]:
+    pairs = list(zip(program.results, roles.results, strict=True))
+    losses = [value for value, role in pairs if role.is_loss]
+    return losses or [value for value, role in pairs if role.replaces is None]
+
+
+def _needed(program: Program, values: Sequence[int]) -> set[int]:
+    """Ops that these values are made by, and all that those need."""
+    wanted = set(values)
+    needed: set[int] = set()
+    for op in reversed(program.ops):
+        inside = any(value in wanted for value in op.results)
+        if inside or _owner_needed(op, needed):
+            needed.add(op.index)
+            wanted.update(op.operands)
+            for region in op.regions:
+                wanted.update(region.yields)
+    return _with_regions(program, needed, wanted)
+
+
+def _owner_needed(op: Op, needed: set[int]) -> bool:
+    return op.parent is not None and op.parent in needed
+
+
+def _with_regions(program: Program, needed: set[int], wanted: set[int]) -> set[int]:
+    """Adds the ops inside needed control flow, and what those read from outside."""
+    pending = True
+    while pending:
+        pending = False
+        for op in reversed(program.ops):
+            if op.index in needed:
+                continue
+            owned = _owner_needed(op, needed)
+            if owned or any(value in wanted for value in op.results):
+                needed.add(op.index)
+                wanted.update(op.operands)
+                for region in op.regions:
+                    wanted.update(region.yields)
+                pending = True
+    return needed
+
+
+def _batched(program: Program, roles: Roles) -> set[int]:
+    """Ops with a factor that goes back to a batch dim."""
+    dims: dict[int, set[int]] = {
+        value: {role.batch_dim}
+        for value, role in zip(program.arguments, roles.arguments, strict=True)
+        if role.role is Role.BATCH and role.batch_dim is not None
+    }
+    batched: set[int] = set()
+    for op in program.ops:
+        if op.regions:
+            _carry(op, dims, batched)
+        elif op.rule is not None:
+            _follow(op, dims, batched)
+        elif any(dims.get(value) for value in op.operands):
+            batched.add(op.index)
+    return batched
+
+
+def _carry(op: Op, dims: dict[int, set[int]], batched: set[int]) -> None:
+    """Into a loop: carried values keep their batch dims."""
+    for position, operand in enumerate(op.operands[-len(op.results) :]):
+        found = dims.get(operand)
+        if not found or op.kind != "stablehlo.while":
+            continue
+        batched.add(op.index)
+        dims[op.results[position]] = set(found)
+        for region in op.regions:
+            dims[region.arguments[position]] = set(found)
+
+
+def _follow(op: Op, dims: dict[int, set[int]], batched: set[int]) -> None:
+    rule = op.rule
+    assert rule is not None
+    factors = {
+        factor
+        for value, operand in zip(op.operands, rule.operands, strict=True)
+        for dim in dims.get(value, ())
+        for factor in operand[dim][:1]
+        if rule.sizes[factor] > 1
+    }
+    if not factors:
+        return
+    batched.add(op.index)
+    for value, result in zip(op.results, rule.results, strict=True):
+        found = {dim for dim, made in enumerate(result) if factors & set(made[:1])}
+        if found:
+            dims[value] = found

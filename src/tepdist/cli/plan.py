@@ -1,0 +1,81 @@
+"""`tepdist plan`, `explain` and `diff`."""
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from tepdist.cli.options import planning_options
+from tepdist.cli.programs import load_program
+from tepdist.cli.progress import shown_progress
+from tepdist.cluster.presets import parse_cluster
+from tepdist.compiler import compile_plan
+from tepdist.plan import files
+from tepdist.plan.diff import diff as diff_plans
+from tepdist.plan.explain import explain as explain_value
+from tepdist.plan.json import to_json
+from tepdist.plan.types import Options
+from tepdist.report.details import collective_table, diff_screen, explanation_screen
+from tepdist.report.terminal import plan_screen
+
+
+@click.command()
+@click.argument("program")
+@click.option("--cluster", required=True, help="cpu:8, 8xh100, 16x8xh100, a TOML file.")
+@planning_options
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write plan JSON."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the plan JSON alone.")
+def plan(
+    *,
+    program: str,
+    cluster: str,
+    options: Options,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Search a parallel plan for PROGRAM and print it."""
+    target = parse_cluster(cluster)
+    with shown_progress("planning", quiet=as_json) as report:
+        report("reading the program", 0.0)
+        loaded = load_program(program)
+        found = compile_plan(
+            loaded.program, loaded.roles, target, options, progress=report
+        )
+    if output is not None:
+        files.save(found, output)
+    if as_json:
+        click.echo(to_json(found), nl=False)
+        return
+    Console().print(plan_screen(found))
+    if output is not None:
+        click.echo(f"\nwritten to {output}")
+
+
+@click.command()
+@click.argument("plan_file", metavar="PLAN", type=click.Path(path_type=Path))
+@click.argument("name", required=False)
+def explain(*, plan_file: Path, name: str | None) -> None:
+    """Say why PLAN places the value or argument NAME as it does.
+
+    Without NAME: the whole plan and its costliest collectives.
+    """
+    loaded = files.load(plan_file)
+    console = Console()
+    if name is not None:
+        console.print(explanation_screen(explain_value(loaded, name)))
+        return
+    console.print(plan_screen(loaded))
+    for stage in loaded.stages:
+        costly = sorted(stage.collectives, key=lambda each: -each.seconds)
+        if costly:
+            console.print(collective_table("costliest", tuple(costly)))
+
+
+@click.command()
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+def diff(*, first: Path, second: Path) -> None:
+    """Show what plan SECOND decides differently from FIRST and what that costs."""
+    Console().print(diff_screen(diff_plans(files.load(first), files.load(second))))

@@ -1,0 +1,127 @@
+"""`tepdist run`: plans a program and steps it with made-up inputs."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from tepdist.cli.options import planning_options
+from tepdist.cli.programs import LoadedProgram, load_program, set_up_devices
+from tepdist.cli.progress import shown_progress
+from tepdist.cluster.presets import parse_cluster
+from tepdist.compiler import compile_plan
+from tepdist.errors import StepFailed
+from tepdist.lowering.dtypes import struct_of
+from tepdist.plan.types import Options
+from tepdist.program.graph import Program, Value
+from tepdist.report.terminal import plan_screen
+from tepdist.report.units import seconds_text
+from tepdist.runtime.local import Executable
+
+Array = jax.Array | npt.NDArray[Any]
+
+SEED = 0
+WIDE = frozenset({"i64", "ui64", "f64", "complex<f64>"})
+MADE_UP_STD = 0.02
+
+
+@click.command()
+@click.argument("program")
+@click.option("--cluster", required=True, help="The devices at hand, e.g. cpu:8.")
+@click.option("--steps", type=click.IntRange(1), default=10, show_default=True)
+@planning_options
+def run(*, program: str, cluster: str, steps: int, options: Options) -> None:
+    """Plan PROGRAM and run it on the devices at hand.
+
+    A built-in program gets its own initial state and made-up batches; a file gets
+    small random floats and zero integers, always the same.
+    """
+    target = parse_cluster(cluster)
+    set_up_devices(target)
+    with shown_progress("planning", quiet=False) as report:
+        loaded = load_program(program)
+        plan = compile_plan(
+            loaded.program, loaded.roles, target, options, progress=report
+        )
+        report("compiling", 1.0)
+        _enable_wide_types(loaded.program)
+        executable = Executable(plan)
+    Console().print(plan_screen(plan))
+    click.echo()
+    times = step_all(executable, first_arguments(loaded), steps=steps)
+    later = times[1:] or times
+    click.echo(
+        f"\n{steps} steps, median {seconds_text(float(np.median(later)))} a step; "
+        f"predicted {seconds_text(plan.predicted.step_time_s)}"
+    )
+
+
+def step_all(
+    executable: Executable, host: Sequence[Array], *, steps: int
+) -> list[float]:
+    """Runs the steps and prints their losses; the time of each [s].
+
+    The same batch is used at every step, and every state argument takes the result
+    that replaces it.
+    """
+    arguments = [executable.put(index, array) for index, array in enumerate(host)]
+    roles = executable.plan.roles
+    times = []
+    for step in range(1, steps + 1):
+        start = time.perf_counter()
+        try:
+            results = executable(arguments)
+            jax.block_until_ready(results)
+        except jax.errors.JaxRuntimeError as error:
+            raise StepFailed(f"step {step} failed: {error}") from None
+        times.append(time.perf_counter() - start)
+        losses = [
+            f"{role.name} {float(result):.6g}"
+            for role, result in zip(roles.results, results, strict=True)
+            if role.is_loss
+        ]
+        click.echo(
+            f"step {step:4d}  {', '.join(losses) or 'done'}  {seconds_text(times[-1])}"
+        )
+        new_state = {
+            role.replaces: result
+            for role, result in zip(roles.results, results, strict=True)
+            if role.replaces is not None
+        }
+        for index, role in enumerate(roles.arguments):
+            if role.name in new_state:
+                arguments[index] = new_state[role.name]
+            elif role.donated:
+                arguments[index] = executable.put(index, host[index])
+    return times
+
+
+def first_arguments(loaded: LoadedProgram) -> list[Array]:
+    """Host arrays for the first step, in the program's order."""
+    built_in = loaded.built_in
+    if built_in is not None:
+        state = built_in.init(jax.random.key(SEED))
+        return list(jax.tree.leaves((state, built_in.make_batch(SEED))))
+    generator = np.random.default_rng(SEED)
+    program = loaded.program
+    return [_made_up(generator, program.values[i]) for i in program.arguments]
+
+
+def _made_up(generator: np.random.Generator, value: Value) -> Array:
+    dtype = struct_of(value).dtype
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        return np.zeros(value.shape, dtype)
+    return generator.normal(0.0, MADE_UP_STD, value.shape).astype(dtype)
+
+
+def _enable_wide_types(program: Program) -> None:
+    """Lets JAX keep 64-bit arguments, which it narrows unless told."""
+    dtypes = {program.values[i].dtype for i in (*program.arguments, *program.results)}
+    if dtypes & WIDE:
+        jax.config.update("jax_enable_x64", True)

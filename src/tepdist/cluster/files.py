@@ -1,0 +1,291 @@
+"""Clusters as TOML files and as plain dicts, both ways.
+
+The form, all keys required unless said otherwise::
+
+    name = "lab"                    # optional: else the file's stem
+    fuses_reduce_scatter = true     # optional: else true unless the platform is cpu
+
+    [device]
+    kind = "a100-80g"
+    platform = "gpu"                # cpu, gpu or tpu
+    matmul_efficiency = 0.8         # above 0, at most 1
+    memory_bytes = 80_000_000_000
+    reserved_bytes = 4_000_000_000
+    memory_bytes_per_s = 2.039e12
+    launch_s = 3e-6
+
+    [device.flops_per_s]            # by MLIR element type; f32 is required
+    f32 = 156e12
+    bf16 = 312e12
+
+    [[levels]]                      # innermost first; sizes multiply to the devices
+    name = "nvlink3"
+    size = 8
+    latency_s = 3.4e-6
+    bytes_per_s = 220e9             # out of one device, one direction
+
+    [sources]                       # optional: where each figure comes from
+    nvlink3 = "measured"
+"""
+
+import difflib
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from tepdist.cluster.model import Cluster, Device, LinkLevel
+from tepdist.errors import ClusterError
+
+PLATFORMS = ("cpu", "gpu", "tpu")
+_CLUSTER_KEYS = ("name", "fuses_reduce_scatter", "device", "levels", "sources")
+_DEVICE_KEYS = (
+    "kind",
+    "platform",
+    "flops_per_s",
+    "matmul_efficiency",
+    "memory_bytes",
+    "reserved_bytes",
+    "memory_bytes_per_s",
+    "launch_s",
+)
+_LEVEL_KEYS = ("name", "size", "latency_s", "bytes_per_s")
+
+
+def read_cluster_file(path: Path) -> Cluster:
+    """The cluster that a TOML file describes.
+
+    Raises:
+        ClusterError: if the file cannot be read or is not of the form above.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ClusterError(
+            f"cannot read cluster file: {error.strerror}", where=str(path)
+        ) from None
+    document = parse_toml(data, str(path))
+    return cluster_from_dict({"name": path.stem, **document}, where=str(path))
+
+
+def cluster_from_dict(
+    document: Mapping[str, object], *, where: str = "cluster"
+) -> Cluster:
+    """The cluster that a document of the form above describes.
+
+    Args:
+        document: As `cluster_to_dict` or a TOML reader returns it.
+        where: Named in errors.
+
+    Raises:
+        ClusterError: naming the first key that is missing, unknown or unfit.
+    """
+    root = _Table(document, where)
+    root.allow(_CLUSTER_KEYS)
+    device = _device(root.table("device"))
+    levels = tuple(_level(table) for table in root.tables("levels"))
+    sources = root.table("sources") if "sources" in document else _Table({}, where)
+    return Cluster(
+        name=root.text("name"),
+        device=device,
+        levels=levels,
+        fuses_reduce_scatter=root.flag(
+            "fuses_reduce_scatter", default=device.platform != "cpu"
+        ),
+        sources=MappingProxyType({key: sources.text(key) for key in sources.entries}),
+    )
+
+
+def cluster_to_dict(cluster: Cluster) -> dict[str, object]:
+    """Plain data that `cluster_from_dict` reads back as an equal cluster."""
+    device = cluster.device
+    return {
+        "name": cluster.name,
+        "fuses_reduce_scatter": cluster.fuses_reduce_scatter,
+        "device": {
+            **{key: getattr(device, key) for key in _DEVICE_KEYS},
+            "flops_per_s": dict(device.flops_per_s),
+        },
+        "levels": [
+            {key: getattr(level, key) for key in _LEVEL_KEYS}
+            for level in cluster.levels
+        ],
+        "sources": dict(cluster.sources),
+    }
+
+
+def to_toml(cluster: Cluster) -> str:
+    """The text of a file that describes this cluster."""
+    device = cluster.device
+    plain = {key: getattr(device, key) for key in _DEVICE_KEYS if key != "flops_per_s"}
+    blocks = [
+        _toml_lines(
+            {
+                "name": cluster.name,
+                "fuses_reduce_scatter": cluster.fuses_reduce_scatter,
+            }
+        ),
+        ["[device]", *_toml_lines(plain)],
+        ["[device.flops_per_s]", *_toml_lines(device.flops_per_s)],
+        *(
+            [
+                "[[levels]]",
+                *_toml_lines({key: getattr(level, key) for key in _LEVEL_KEYS}),
+            ]
+            for level in cluster.levels
+        ),
+        ["[sources]", *_toml_lines(cluster.sources)],
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+
+
+def parse_toml(data: bytes, where: str) -> dict[str, object]:
+    """The document in these bytes.
+
+    Raises:
+        ClusterError: if they are not TOML.
+    """
+    try:
+        return tomllib.loads(data.decode())
+    except ValueError as error:
+        raise ClusterError(f"not a TOML file: {error}", where=where) from None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint: the known name most like this one, or all of them."""
+    names = tuple(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"one of {', '.join(names)}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A TOML table whose entries are checked as they are read."""
+
+    entries: Mapping[str, object]
+    where: str
+
+    def allow(self, known: tuple[str, ...]) -> None:
+        for key in self.entries:
+            if key not in known:
+                raise ClusterError(
+                    f"unknown key {key!r}", where=self.where, hint=nearest(key, known)
+                )
+
+    def get(self, key: str) -> object:
+        if key not in self.entries:
+            raise ClusterError(
+                f"key {key!r} is missing", where=self.where, hint=f"add {key} = ..."
+            )
+        return self.entries[key]
+
+    def text(self, key: str) -> str:
+        found = self.get(key)
+        if not isinstance(found, str):
+            raise self._unfit(key, found, "a string")
+        return found
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        found = self.entries.get(key, default)
+        if not isinstance(found, bool):
+            raise self._unfit(key, found, "true or false")
+        return found
+
+    def number(self, key: str) -> float:
+        found = self.get(key)
+        if isinstance(found, bool) or not isinstance(found, int | float):
+            raise self._unfit(key, found, "a number")
+        if not math.isfinite(found) or found < 0:
+            raise self._unfit(key, found, "a finite number, zero or more")
+        return float(found)
+
+    def positive(self, key: str) -> float:
+        found = self.number(key)
+        if found == 0:
+            raise self._unfit(key, found, "more than zero")
+        return found
+
+    def whole(self, key: str) -> int:
+        found = self.number(key)
+        if found != int(found):
+            raise self._unfit(key, found, "a whole number")
+        return int(found)
+
+    def table(self, key: str) -> "_Table":
+        found = self.get(key)
+        if not isinstance(found, Mapping):
+            raise self._unfit(key, found, f"a table: [{key}]")
+        return _Table(found, f"{self.where}: {key}")
+
+    def tables(self, key: str) -> list["_Table"]:
+        found = self.get(key)
+        if not isinstance(found, list | tuple) or not found:
+            raise self._unfit(key, found, f"one or more tables: [[{key}]]")
+        for entry in found:
+            if not isinstance(entry, Mapping):
+                raise self._unfit(key, entry, f"a table: [[{key}]]")
+        return [
+            _Table(entry, f"{self.where}: {key}[{index}]")
+            for index, entry in enumerate(found)
+        ]
+
+    def _unfit(self, key: str, found: object, wanted: str) -> ClusterError:
+        return ClusterError(
+            f"{key} is {found!r}", where=self.where, hint=f"it must be {wanted}"
+        )
+
+
+def _device(table: _Table) -> Device:
+    table.allow(_DEVICE_KEYS)
+    platform = table.text("platform")
+    if platform not in PLATFORMS:
+        raise ClusterError(
+            f"unknown platform {platform!r}",
+            where=table.where,
+            hint=nearest(platform, PLATFORMS),
+        )
+    rates = table.table("flops_per_s")
+    return Device(
+        kind=table.text("kind"),
+        platform=platform,
+        flops_per_s=MappingProxyType(
+            {dtype: rates.positive(dtype) for dtype in rates.entries}
+        ),
+        matmul_efficiency=table.positive("matmul_efficiency"),
+        memory_bytes=table.whole("memory_bytes"),
+        reserved_bytes=table.whole("reserved_bytes"),
+        memory_bytes_per_s=table.positive("memory_bytes_per_s"),
+        launch_s=table.number("launch_s"),
+    )
+
+
+def _level(table: _Table) -> LinkLevel:
+    table.allow(_LEVEL_KEYS)
+    return LinkLevel(
+        name=table.text("name"),
+        size=table.whole("size"),
+        latency_s=table.number("latency_s"),
+        bytes_per_s=table.positive("bytes_per_s"),
+    )
+
+
+def _toml_lines(entries: Mapping[str, object]) -> list[str]:
+    return [f"{_toml_key(key)} = {_toml(entry)}" for key, entry in entries.items()]
+
+
+def _toml(entry: object) -> str:
+    if isinstance(entry, bool):
+        return str(entry).lower()
+    return _toml_string(entry) if isinstance(entry, str) else repr(entry)
+
+
+def _toml_key(key: str) -> str:
+    return key if key.isascii() and key.isidentifier() else _toml_string(key)
+
+
+def _toml_string(text: str) -> str:
+    # TOML's basic strings are JSON's, but for one character that JSON leaves bare.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

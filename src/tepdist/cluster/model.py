@@ -1,0 +1,196 @@
+"""What a cluster is, as data: devices and the levels of links between them.
+
+SI units throughout: bytes, seconds, flops per second. This file knows no presets
+and reads no files.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from operator import mul
+
+from tepdist.errors import ClusterError
+from tepdist.sharding import Mesh
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One accelerator (or one virtual CPU device).
+
+    Attributes:
+        kind: Name of the preset or of the hardware, e.g. ``a100-80g``.
+        platform: ``cpu``, ``gpu`` or ``tpu``: which compiler will compile for it.
+        flops_per_s: Dense matrix-product peak by dtype name (``f32``, ``bf16``...);
+            f32 is always there.
+        matmul_efficiency: Share of that peak that large products reach.
+        memory_bytes: Total device memory.
+        reserved_bytes: Kept back for runtime, collectives' buffers, fragmentation.
+        memory_bytes_per_s: Device memory bandwidth.
+        launch_s: Time to start one kernel.
+    """
+
+    kind: str
+    platform: str
+    flops_per_s: Mapping[str, float]
+    matmul_efficiency: float
+    memory_bytes: int
+    reserved_bytes: int
+    memory_bytes_per_s: float
+    launch_s: float
+
+    def __post_init__(self) -> None:
+        if "f32" not in self.flops_per_s:
+            raise ClusterError(
+                f"{self.kind} has no flops_per_s for f32",
+                hint="it stands for every dtype that has no rate of its own",
+            )
+        if not 0 < self.matmul_efficiency <= 1:
+            raise ClusterError(
+                f"matmul_efficiency of {self.kind} is {self.matmul_efficiency}",
+                hint="it is a share of the peak: above 0, at most 1",
+            )
+        if self.reserved_bytes >= self.memory_bytes:
+            raise ClusterError(
+                f"{self.kind} reserves {self.reserved_bytes} bytes of "
+                f"{self.memory_bytes}",
+                hint="leave some memory for programs",
+            )
+
+    @property
+    def usable_bytes(self) -> int:
+        return self.memory_bytes - self.reserved_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLevel:
+    """One level of the network: what joins `size` units of the level below.
+
+    Attributes:
+        name: e.g. ``nvlink``, ``infiniband``.
+        size: Units of the level below (devices, at the innermost) that it joins.
+        latency_s: Time of one message of no bytes between neighbours.
+        bytes_per_s: Bandwidth out of one *device*, one direction, with every device
+            of the group sending at once.
+    """
+
+    name: str
+    size: int
+    latency_s: float
+    bytes_per_s: float
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ClusterError(
+                f"link level {self.name!r} has size {self.size}",
+                hint="it joins at least one unit of the level below",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Devices of one kind, joined by levels of links.
+
+    Attributes:
+        name: As the user wrote it or the file says.
+        device: What each device is.
+        levels: Innermost first; the product of their sizes is the device count.
+        fuses_reduce_scatter: Whether the platform's compiler turns an all-reduce
+            followed by a slice into a reduce-scatter (XLA:GPU and TPU do, CPU not).
+        sources: Figure name to where it comes from.
+    """
+
+    name: str
+    device: Device
+    levels: tuple[LinkLevel, ...]
+    fuses_reduce_scatter: bool
+    sources: Mapping[str, str]
+
+    @property
+    def num_devices(self) -> int:
+        return math.prod(level.size for level in self.levels)
+
+    def spans(self, mesh: Mesh, axes: tuple[str, ...]) -> tuple["Span", ...]:
+        """The link levels that a collective over these mesh axes runs on.
+
+        Device i of the mesh is device i of the cluster. Neighbouring axes count as
+        one. What does not line up with the levels (groups of 3 on nodes of 4) is
+        put whole on the outermost level that a group touches.
+
+        Returns:
+            Spans of more than one unit, innermost first, whose sizes multiply to the
+            group's size.
+
+        Raises:
+            ClusterError: if the mesh has more devices than the cluster.
+        """
+        if mesh.num_devices > self.num_devices:
+            raise ClusterError(
+                f"mesh {mesh} has {mesh.num_devices} devices",
+                where=f"cluster {self.name} of {self.num_devices}",
+                hint="use a smaller mesh or a larger cluster",
+            )
+        return _spans(self.levels, mesh, axes)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The part of a collective's group that lies on one link level."""
+
+    level: LinkLevel
+    size: int
+
+
+@lru_cache(maxsize=1024)  # a search asks for the same few groups over and over
+def _spans(
+    levels: tuple[LinkLevel, ...], mesh: Mesh, axes: tuple[str, ...]
+) -> tuple[Span, ...]:
+    sizes = [1] * len(levels)
+    for run in _runs(mesh, axes):
+        for index, part in enumerate(_parts(levels, mesh, run)):
+            sizes[index] *= part
+    return tuple(
+        Span(level, size) for level, size in zip(levels, sizes, strict=True) if size > 1
+    )
+
+
+def _runs(mesh: Mesh, axes: tuple[str, ...]) -> list[tuple[int, int]]:
+    """(stride, size) of these axes, neighbours joined: ``x, y`` may act as one axis."""
+    runs: list[tuple[int, int]] = []
+    for stride, size in sorted(
+        (mesh.stride(name), mesh.axis_size(name)) for name in axes
+    ):
+        if runs and math.prod(runs[-1]) == stride:
+            below, inner = runs.pop()
+            runs.append((below, inner * size))
+        else:
+            runs.append((stride, size))
+    return runs
+
+
+def _parts(
+    levels: tuple[LinkLevel, ...], mesh: Mesh, run: tuple[int, int]
+) -> tuple[int, ...]:
+    """The part of a run's size that lies on each level, as far as it reaches."""
+    stride, size = run
+    # Devices in one unit of each level.
+    units = tuple(accumulate((level.size for level in levels), mul))
+    outermost = next(
+        index
+        for index, unit in enumerate(units)
+        if unit % (stride * size) == 0 or unit >= mesh.num_devices
+    )
+    within = units[:outermost]
+    # Devices of one group that lie in one unit of each level.
+    counts = tuple(max(1, unit // stride) for unit in within)
+    lines_up = all(
+        (unit % stride == 0 or stride % unit == 0) and size % count == 0
+        for unit, count in zip(within, counts, strict=True)
+    )
+    if not lines_up:
+        counts = (1,) * outermost
+    counts = (*counts, size)
+    return tuple(
+        count // below for count, below in zip(counts, (1, *counts), strict=False)
+    )

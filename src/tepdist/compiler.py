@@ -1,0 +1,95 @@
+"""The whole flow on one screen: a program and a cluster go in, a plan comes out."""
+
+from tepdist.cluster.model import Cluster
+from tepdist.cost.compute import matmul_flops_per_s, model_flops
+from tepdist.errors import OptionsError
+from tepdist.plan.types import Options, Plan, Predicted, Stage
+from tepdist.program.fingerprint import fingerprint
+from tepdist.program.graph import Program
+from tepdist.program.roles import Roles
+from tepdist.program.sidecar import check_roles
+from tepdist.search.spmd import Progress, search
+
+
+def compile_plan(
+    program: Program,
+    roles: Roles,
+    cluster: Cluster,
+    options: Options,
+    *,
+    progress: Progress | None = None,
+) -> Plan:
+    """The best plan for a program on a cluster.
+
+    Args:
+        program: Normalised.
+        roles: Of its arguments and results.
+        cluster: Where it shall run.
+        options: What the user asks for.
+        progress: Called with the phase and the share of it that is done.
+
+    Raises:
+        NoPlanFits: if no plan keeps within the memory limit.
+        OptionsError: if an option or constraint cannot be honoured.
+        RolesError: if the roles do not match the program.
+    """
+    check_roles(program, roles)
+    _check_options(options)
+    found = search(
+        program, roles, cluster, options, progress=progress or (lambda _phase, _done: None)
+    )
+    return Plan(
+        program=program,
+        roles=roles,
+        fingerprint=fingerprint(program, roles),
+        cluster=cluster,
+        options=options,
+        search=found.record,
+        predicted=_predict(program, cluster, found.stage),
+        stages=(found.stage,),
+    )
+
+
+def _predict(program: Program, cluster: Cluster, stage: Stage) -> Predicted:
+    """What a plan of one stage should do, nothing overlapping."""
+    communication_s = sum(c.seconds for c in stage.collectives)
+    step_time_s = stage.compute_s + communication_s
+    flops = model_flops(program)
+    peak = max(cluster.device.flops_per_s.values()) * cluster.num_devices
+    return Predicted(
+        step_time_s=step_time_s,
+        compute_s=stage.compute_s,
+        communication_s=communication_s,
+        exposed_communication_s=communication_s,
+        bubble_fraction=0.0,
+        model_flops=flops,
+        mfu=flops / (step_time_s * peak) if step_time_s else 0.0,
+        memory_per_device_bytes=stage.memory.peak,
+    )
+
+
+def _check_options(options: Options) -> None:
+    """Refuses by name what cannot be forced."""
+    alone = {
+        "num_stages": options.num_stages,
+        "num_micro_batches": options.num_micro_batches,
+        "virtual_stages": options.virtual_stages,
+    }
+    for name, asked in alone.items():
+        if asked not in (None, 1):
+            raise OptionsError(
+                f"{name}={asked}: programs are planned as one stage and one micro-batch",
+                hint=f"leave {name} out",
+            )
+    for name, wanted in (("schedule", options.schedule), ("recompute", options.recompute)):
+        if wanted not in (None, "none"):
+            raise OptionsError(
+                f"{name}={wanted!r} cannot be forced", hint=f"leave {name} out"
+            )
+    if options.zero is not None:
+        raise OptionsError(
+            f"zero={options.zero} cannot be forced",
+            hint="state is sharded where memory_limit asks for it",
+        )
+    if options.level not in ("O1", "O2", "O3"):
+        raise OptionsError(f"level {options.level!r}", hint="choose O1, O2 or O3")

@@ -1,0 +1,127 @@
+"""Prices on one mesh: reductions and reshardings, fast enough for a search.
+
+A resharding is a few collective steps whose bytes are fixed fractions of the tensor,
+whatever its shape. So the steps of each pair of shardings are found once for each
+mesh, and a table of costs for all pairs of two lists of shardings is one look-up.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tepdist.cluster.model import Cluster, Span
+from tepdist.cost.collectives import collective_s
+from tepdist.cost.resharding import Step, resharding_steps, step_spans
+from tepdist.sharding import Mesh, Sharding
+
+Array = NDArray[np.float64]
+_Step = tuple[str, tuple[Span, ...], float]  # kind, links, share of the tensor
+
+
+class Pricing:
+    """Costs of moving data on one mesh of one cluster; remembers what it priced."""
+
+    def __init__(self, cluster: Cluster, mesh: Mesh) -> None:
+        self.cluster = cluster
+        self.mesh = mesh
+        self._spans: dict[tuple[str, ...], tuple[Span, ...]] = {}
+        self._steps: dict[_Step, int] = {}
+        self._pairs: dict[tuple[Sharding, Sharding], tuple[int, ...]] = {}
+        self._indices: dict[
+            tuple[tuple[Sharding, ...], tuple[Sharding, ...]], NDArray[np.intp]
+        ] = {}
+        self._priced: dict[int, list[float]] = {}
+
+    def collective_s(self, kind: str, bytes_: float, axes: tuple[str, ...]) -> float:
+        """Time of one collective over some mesh axes [s].
+
+        Args:
+            kind: As in `Collective.kind`; a reduce-scatter on a cluster whose compiler
+                makes none runs as an all-reduce.
+            bytes_: Payload as INTERFACE defines it [B].
+            axes: Mesh axes.
+        """
+        kind = self.actual_kind(kind)
+        if axes not in self._spans:
+            self._spans[axes] = self.cluster.spans(self.mesh, axes)
+        return collective_s(kind, float(bytes_), self._spans[axes])
+
+    def actual_kind(self, kind: str) -> str:
+        """What the cluster's compiler makes of a collective of this kind."""
+        if kind == "reduce_scatter" and not self.cluster.fuses_reduce_scatter:
+            return "all_reduce"
+        return kind
+
+    def step_s(self, step: Step) -> float:
+        """Time of one step of a resharding [s]."""
+        spans = step_spans(step, self.mesh, self.cluster)
+        return collective_s(step.kind, float(step.bytes_), spans)
+
+    def num_steps(
+        self, sources: tuple[Sharding, ...], targets: tuple[Sharding, ...]
+    ) -> NDArray[np.intp]:
+        """Collectives that each resharding takes, [num sources, num targets]."""
+        counts: NDArray[np.intp] = np.count_nonzero(
+            self._index(sources, targets), axis=2
+        )
+        return counts
+
+    def resharding_table(
+        self,
+        bytes_: int,
+        sources: tuple[Sharding, ...],
+        targets: tuple[Sharding, ...],
+    ) -> Array:
+        """Time to reshard a tensor [s], [num sources, num targets].
+
+        Args:
+            bytes_: Size of the whole tensor [B].
+            sources: Shardings it may have.
+            targets: Shardings it may be wanted in.
+        """
+        index = self._index(sources, targets)  # first: it may find new steps
+        costs = np.array(self._step_costs(bytes_))
+        return costs[index].sum(axis=2)
+
+    def _index(
+        self, sources: tuple[Sharding, ...], targets: tuple[Sharding, ...]
+    ) -> NDArray[np.intp]:
+        key = (sources, targets)
+        if key not in self._indices:
+            pairs = [[self._pair(s, t) for t in targets] for s in sources]
+            width = max((len(steps) for row in pairs for steps in row), default=0)
+            index = np.zeros((len(sources), len(targets), max(width, 1)), np.intp)
+            for i, row in enumerate(pairs):
+                for j, steps in enumerate(row):
+                    index[i, j, : len(steps)] = steps
+            self._indices[key] = index
+        return self._indices[key]
+
+    def _pair(self, source: Sharding, target: Sharding) -> tuple[int, ...]:
+        key = (source, target)
+        if key not in self._pairs:
+            self._pairs[key] = tuple(
+                self._steps.setdefault(step, len(self._steps) + 1)
+                for step in self._shares(source, target)
+            )
+        return self._pairs[key]
+
+    def _shares(self, source: Sharding, target: Sharding) -> Sequence[_Step]:
+        # Any shape that every sharding divides gives the shares of all shapes.
+        extent = self.mesh.num_devices
+        shape = (extent,) * len(source.dims)
+        total = float(extent) ** len(shape)
+        steps = resharding_steps(source, target, shape, itemsize=1, mesh=self.mesh)
+        return [
+            (step.kind, step_spans(step, self.mesh, self.cluster), step.bytes_ / total)
+            for step in steps
+        ]
+
+    def _step_costs(self, bytes_: int) -> list[float]:
+        """Cost of each known step for a tensor of this size; index 0 is no step."""
+        costs = self._priced.setdefault(bytes_, [0.0])
+        if len(costs) <= len(self._steps):
+            for kind, spans, share in list(self._steps)[len(costs) - 1 :]:
+                costs.append(collective_s(kind, share * bytes_, spans))
+        return costs

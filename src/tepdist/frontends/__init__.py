@@ -1,0 +1,1 @@
+"""Programs from where they come: JAX functions and files."""

@@ -1,0 +1,58 @@
+"""Programs from files, with the roles that lie beside them."""
+
+from pathlib import Path
+
+from tepdist.errors import ProgramError, RolesError
+from tepdist.program.graph import Program
+from tepdist.program.infer import infer_roles
+from tepdist.program.reader import name_arguments, read_program
+from tepdist.program.roles import Roles
+from tepdist.program.sidecar import check_roles, roles_from_json, sidecar_path
+
+
+def load(
+    path: Path | str, roles_path: Path | str | None = None
+) -> tuple[Program, Roles]:
+    """The program in a file and its roles.
+
+    The roles are those of `roles_path`, else of ``FILE.roles.json`` if there is one,
+    else what the module says about aliasing, else guessed from shapes.
+
+    Args:
+        path: StableHLO or HLO in any form; recognised by content.
+        roles_path: Sidecar to use instead of the one beside the file.
+
+    Raises:
+        ProgramError: if the file cannot be read or holds no program we can plan.
+        RolesError: if the sidecar cannot be read or does not match the program.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ProgramError(
+            f"cannot read the program: {error.strerror}", where=str(path)
+        ) from None
+    program, stated = read_program(data, name=path.name, isolated=True)
+    sidecar = Path(roles_path) if roles_path is not None else sidecar_path(path)
+    if roles_path is None and not sidecar.exists():
+        return program, stated or infer_roles(program)
+    roles = _read_sidecar(sidecar)
+    _check(program, roles, sidecar)
+    names = tuple(argument.name for argument in roles.arguments)
+    return name_arguments(program, names), roles
+
+
+def _read_sidecar(path: Path) -> Roles:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RolesError(f"cannot read the roles: {error}", where=str(path)) from None
+    return roles_from_json(text, where=str(path))
+
+
+def _check(program: Program, roles: Roles, path: Path) -> None:
+    try:
+        check_roles(program, roles)
+    except RolesError as error:
+        raise RolesError(error.problem, where=str(path), hint=error.hint) from None

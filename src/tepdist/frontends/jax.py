@@ -1,0 +1,290 @@
+"""A JAX function as a program: its StableHLO, its roles, and its trees.
+
+The function is traced for one device from shapes alone. Names and roles come from
+the trees of its arguments and of what it returns:
+
+- a result tree that equals a state argument's (same structure, shapes and dtypes),
+  as the whole output or in place among the first elements of a tuple, is that
+  state's next value;
+- scalar float results that replace nothing are losses.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tepdist.errors import ProgramError
+from tepdist.frontends.call import (
+    Call,
+    Leaf,
+    Tree,
+    TreeDef,
+    call_options,
+    key_data,
+    path_text,
+    read_call,
+    read_leaf,
+    wrap_key,
+)
+from tepdist.program.graph import Program
+from tepdist.program.reader import name_arguments, read_program
+from tepdist.program.roles import ArgumentRole, ResultRole, Role, Roles
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A function traced for one device, and the way between its trees and a program.
+
+    Attributes:
+        name: Of the program.
+        module: StableHLO bytecode, as JAX lowered it.
+        roles: Of all arguments and results.
+        call: What goes in.
+        result_tree: Structure of what comes out.
+        results: What comes out, in the program's order.
+    """
+
+    name: str
+    module: bytes
+    roles: Roles
+    call: Call
+    result_tree: TreeDef
+    results: tuple[Leaf, ...]
+
+    def read(self) -> Program:
+        """The normalised program, its arguments named as in `roles`.
+
+        Raises:
+            ProgramError: if it cannot be planned.
+        """
+        program, _ = read_program(self.module, name=self.name)
+        return name_arguments(program, self.call.names)
+
+    def flatten(self, args: Sequence[Tree], kwargs: Mapping[str, Tree]) -> list[Any]:
+        """The program's arguments, in order; keys as their data."""
+        values = jax.tree.leaves((args, kwargs))
+        return [
+            key_data(value, leaf)
+            for value, leaf in zip(values, self.call.leaves, strict=True)
+        ]
+
+    def unflatten(self, results: Sequence[jax.Array]) -> Tree:
+        """What the function returns, from the program's results in order."""
+        wrapped = map(wrap_key, results, self.results)
+        return jax.tree.unflatten(self.result_tree, list(wrapped))
+
+
+def trace(
+    fn: Callable[..., Any],
+    args: Sequence[Tree],
+    kwargs: Mapping[str, Tree],
+    *,
+    name: str | None = None,
+    state_argnums: int | Iterable[int] = (0,),
+    batch_argnums: int | Iterable[int] | None = None,
+    static_argnums: int | Iterable[int] = (),
+    static_argnames: str | Iterable[str] = (),
+    donate: bool = True,
+    platform: str | None = None,
+) -> Traced:
+    """Traces a call of `fn`, from arrays or abstract arrays.
+
+    Args:
+        fn: A pure JAX function.
+        args: Positional arguments, any trees.
+        kwargs: Keyword arguments.
+        name: Of the program; the function's if None.
+        state_argnums: Which arguments are state.
+        batch_argnums: Which are batch; None: all others, but for scalars and keys.
+        static_argnums: Which are no arrays; hashable.
+        static_argnames: The same by name.
+        donate: Whether a state that is replaced may be overwritten.
+        platform: To lower for (``cpu``, ``cuda``, ``tpu``); JAX's default if None.
+
+    Raises:
+        ProgramError: if an argument is no array or the function has side effects.
+        OptionsError: if an option does not fit the call.
+    """
+    options = call_options(
+        fn,
+        state_argnums=state_argnums,
+        batch_argnums=batch_argnums,
+        static_argnums=static_argnums,
+        static_argnames=static_argnames,
+    )
+    call = read_call(fn, args, kwargs, options=options)
+    return trace_call(fn, call, name=name, donate=donate, platform=platform)
+
+
+def trace_call(
+    fn: Callable[..., Any],
+    call: Call,
+    *,
+    name: str | None = None,
+    donate: bool = True,
+    platform: str | None = None,
+) -> Traced:
+    """Traces a call that was read before.
+
+    Raises:
+        ProgramError: if the function has side effects.
+    """
+    program_name = name or str(getattr(fn, "__name__", type(fn).__name__))
+    args, kwargs = call.structs()
+    jitted = jax.jit(_with_statics(fn, call, program_name), keep_unused=True)
+    traced = jitted.trace(*args, **kwargs)
+    _refuse_effects(traced.jaxpr.effects, program_name)
+    platforms = None if platform is None else (platform,)
+    lowered = traced.lower(lowering_platforms=platforms)
+    paths, result_tree = jax.tree_util.tree_flatten_with_path(traced.out_info)
+    results = tuple(read_leaf(value, path_text(path)) for path, value in paths)
+    replaced = _replaced(call, traced.out_info, results)
+    return Traced(
+        name=program_name,
+        module=_bytecode(lowered),
+        roles=Roles(
+            _argument_roles(call, frozenset(replaced.values()), donate=donate),
+            _result_roles(call, replaced, _Outputs(traced.out_info, paths, results)),
+        ),
+        call=call,
+        result_tree=result_tree,
+        results=results,
+    )
+
+
+def _with_statics(fn: Callable[..., Any], call: Call, name: str) -> Callable[..., Any]:
+    def filled(*args: Tree, **kwargs: Tree) -> Tree:
+        by_place: dict[int | str, Any] = dict(call.statics)
+        all_args = [by_place.get(index, arg) for index, arg in enumerate(args)]
+        all_kwargs = {name: by_place.get(name, arg) for name, arg in kwargs.items()}
+        return fn(*all_args, **all_kwargs)
+
+    filled.__name__ = name
+    return filled
+
+
+def _refuse_effects(effects: Iterable[object], name: str) -> None:
+    found = sorted({type(effect).__name__ for effect in effects})
+    if found:
+        raise ProgramError(
+            f"{name} has side effects ({', '.join(found)})",
+            hint="take debug prints and callbacks out of the step",
+        )
+
+
+def _bytecode(lowered: jax.stages.Lowered) -> bytes:
+    stream = io.BytesIO()
+    module: Any = lowered.compiler_ir("stablehlo")
+    module.operation.write_bytecode(stream)
+    return stream.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class _Outputs:
+    """What a function returns: the tree itself, its paths, its leaves."""
+
+    tree: Tree
+    paths: Sequence[tuple[tuple[Any, ...], Any]]
+    leaves: tuple[Leaf, ...]
+
+
+def _replaced(call: Call, output: Tree, results: tuple[Leaf, ...]) -> dict[int, int]:
+    """Result index to the index of the state argument whose next value it is."""
+    whole = _match(call, 0, (jax.tree.structure(output), results))
+    if len(call.state_trees) == 1 and whole:
+        return whole
+    if not isinstance(output, (tuple, list)):
+        return {}
+    replaced: dict[int, int] = {}
+    first = 0
+    for number, element in enumerate(output[: len(call.state_trees)]):
+        tree: TreeDef = jax.tree.structure(element)
+        after = first + tree.num_leaves
+        matched = _match(call, number, (tree, results[first:after]))
+        replaced |= {first + result: leaf for result, leaf in matched.items()}
+        first = after
+    return replaced
+
+
+def _match(
+    call: Call, state: int, part: tuple[TreeDef, tuple[Leaf, ...]]
+) -> dict[int, int]:
+    """Leaf by leaf, if this part of the output is that state's next value."""
+    if state >= len(call.state_trees):
+        return {}
+    tree, leaves = part
+    state_tree, indices = call.state_trees[state]
+    if tree != state_tree:
+        return {}
+    if not all(map(Leaf.is_like, leaves, (call.leaves[index] for index in indices))):
+        return {}
+    return dict(enumerate(indices))
+
+
+def _argument_roles(
+    call: Call, replaced: frozenset[int], *, donate: bool
+) -> tuple[ArgumentRole, ...]:
+    return tuple(
+        ArgumentRole(
+            name=name,
+            role=role,
+            batch_dim=0 if role is Role.BATCH and leaf.flat_shape else None,
+            donated=donate and index in replaced,
+        )
+        for index, (name, role, leaf) in enumerate(
+            zip(call.names, call.roles, call.leaves, strict=True)
+        )
+    )
+
+
+def _result_roles(
+    call: Call, replaced: Mapping[int, int], outputs: _Outputs
+) -> tuple[ResultRole, ...]:
+    names = _result_names(call, replaced, outputs)
+    return tuple(
+        ResultRole(
+            name=name,
+            replaces=call.names[replaced[index]] if index in replaced else None,
+            is_loss=index not in replaced and _is_loss(leaf),
+        )
+        for index, (name, leaf) in enumerate(zip(names, outputs.leaves, strict=True))
+    )
+
+
+def _is_loss(leaf: Leaf) -> bool:
+    return leaf.shape == () and bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+
+
+def _result_names(
+    call: Call, replaced: Mapping[int, int], outputs: _Outputs
+) -> list[str]:
+    """A state's next value is named as the state, others by their path.
+
+    The path leaves out its first step if only one element is no state, and a lone
+    scalar is the ``loss``.
+    """
+    others = [
+        path for index, (path, _) in enumerate(outputs.paths) if index not in replaced
+    ]
+    has_elements = isinstance(outputs.tree, (tuple, list))
+    first_steps = {path[:1] for path in others} if has_elements else {()}
+    shared = 1 if has_elements and len(first_steps) == 1 else 0
+    names: list[str] = []
+    taken = {call.names[index] for index in replaced.values()}
+    for index, (path, _) in enumerate(outputs.paths):
+        if index in replaced:
+            names.append(call.names[replaced[index]])
+            continue
+        alone = "loss" if _is_loss(outputs.leaves[index]) else "result"
+        name = path_text(path[shared:]) or alone
+        if (not shared and has_elements) or name in taken:
+            name = f"result/{path_text(path) or name}"
+        while name in taken:
+            name = f"{name}#"
+        taken.add(name)
+        names.append(name)
+    return names

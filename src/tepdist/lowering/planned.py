@@ -1,0 +1,73 @@
+"""A planned program as a JAX function: one primitive that lowers to our module.
+
+Public JAX only: the module becomes a private function of the module that `jax.jit`
+is lowering, so dispatch, donation and placement are JAX's own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import func
+
+from tepdist.lowering.spmd import annotate
+from tepdist.plan.types import Stage
+from tepdist.program.graph import Program
+
+_NAME = "planned"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PlannedProgram:
+    """What the primitive carries; compared by identity.
+
+    Attributes:
+        program: What runs.
+        stage: Its shardings.
+        results: Shape and dtype of each result.
+    """
+
+    program: Program
+    stage: Stage
+    results: tuple[jax.ShapeDtypeStruct, ...]
+
+
+def call(planned: PlannedProgram, arguments: Sequence[jax.Array]) -> list[jax.Array]:
+    """Binds the program to traced arguments; under `jax.jit` only."""
+    results: list[jax.Array] = _primitive.bind(*arguments, planned=planned)
+    return results
+
+
+def _abstract(*_arguments: Any, planned: PlannedProgram) -> list[Any]:
+    return [
+        jax.core.ShapedArray(result.shape, result.dtype) for result in planned.results
+    ]
+
+
+def _lower(
+    ctx: mlir.LoweringRuleContext, *arguments: ir.Value, planned: PlannedProgram
+) -> Sequence[ir.Value]:
+    host = ctx.module_context.module
+    module = annotate(planned.program, planned.stage, host.context)
+    (main,) = (op for op in module.body.operations if isinstance(op, func.FuncOp))
+    results = list(main.type.results)
+    name = mlir.merge_mlir_modules(
+        host, _NAME, module, dst_symtab=ctx.module_context.symbol_table
+    )
+    called = func.CallOp(results, ir.FlatSymbolRefAttr.get(name), list(arguments))
+    return list(called.results)
+
+
+def _make_primitive() -> Primitive:
+    primitive = Primitive(_NAME)
+    primitive.multiple_results = True
+    primitive.def_abstract_eval(_abstract)
+    mlir.register_lowering(primitive, _lower)
+    return primitive
+
+
+_primitive = _make_primitive()

@@ -1,0 +1,248 @@
+"""States the sharding of every value of a program, for the compiler's partitioner.
+
+Nothing is left to propagation: each op's results carry the plan's sharding, and an
+operand that the op wants otherwise passes through a sharding constraint. What the
+partitioner then inserts is what the plan was priced on. This file decides nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import sdy
+
+from tepdist.analysis.nodes import CONTROL_FLOW, is_generated, source_dims
+from tepdist.plan.types import Stage
+from tepdist.program.graph import TOKEN, Op, Program
+from tepdist.program.module import parse
+from tepdist.sharding import Mesh, Sharding
+
+MESH_NAME = "mesh"
+SHARDING = "sdy.sharding"
+
+
+def annotate(program: Program, stage: Stage, context: ir.Context) -> ir.Module:
+    """The program's module with the stage's shardings stated.
+
+    Args:
+        program: What was planned.
+        stage: The only stage of its plan.
+        context: A context with the stablehlo and sdy dialects, in which the module
+            is made.
+    """
+    with context, ir.Location.unknown(context):
+        module = parse(program.module)
+        _Annotator(program, stage).annotate(module)
+        module.operation.verify()
+    return module
+
+
+def walk(block: ir.Block) -> Iterator[ir.Operation]:
+    """Ops of a block in `Program` order: an op before the ops of its regions."""
+    for op in block.operations:
+        operation = op.operation
+        if _is_terminator(operation):
+            continue
+        yield operation
+        if operation.name in CONTROL_FLOW:
+            for region in operation.regions:
+                for inner in region.blocks:
+                    yield from walk(inner)
+
+
+def _is_terminator(operation: ir.Operation) -> bool:
+    return operation.name in ("func.return", "stablehlo.return", "sdy.return")
+
+
+class _Annotator:
+    """One walk over one module; holds the attributes made so far."""
+
+    def __init__(self, program: Program, stage: Stage) -> None:
+        self._program = program
+        self._stage = stage
+        self._attributes: dict[Sharding, ir.Attribute] = {}
+        # (value index, sharding, block number) to what was made for a reader there.
+        self._made: dict[tuple[int, Sharding, int], ir.Value] = {}
+        self._blocks: list[ir.Block] = []
+
+    def annotate(self, module: ir.Module) -> None:
+        main = _main(module)
+        operations = list(walk(main.regions[0].blocks[0]))
+        assert len(operations) == len(self._program.ops)
+        self._state_mesh(module)
+        self._state_signature(main)
+        for index, operation in enumerate(operations):
+            self._state_operands(index, operation)
+            self._state_results(index, operation)
+        for index, operation in enumerate(operations):
+            self._state_yields(index, operation)
+        self._state_terminator(
+            main.regions[0].blocks[0], self._program.results, self._stage.results
+        )
+        self._drop_unused(operations)
+
+    def _state_mesh(self, module: ir.Module) -> None:
+        with ir.InsertionPoint.at_block_begin(module.body):
+            sdy.MeshOp(MESH_NAME, mesh_attribute(self._stage.mesh))
+
+    def _state_signature(self, main: ir.Operation) -> None:
+        stage, program = self._stage, self._program
+        main.attributes["arg_attrs"] = ir.ArrayAttr.get(
+            [
+                ir.DictAttr.get({SHARDING: self._attribute(stage.values[value])})
+                for value in program.arguments
+            ]
+        )
+        main.attributes["res_attrs"] = ir.ArrayAttr.get(
+            [
+                ir.DictAttr.get({SHARDING: self._attribute(sharding)})
+                for sharding in stage.results
+            ]
+        )
+
+    def _state_operands(self, index: int, operation: ir.Operation) -> None:
+        op = self._program.ops[index]
+        wanted = self._stage.operands[index]
+        if op.results and is_generated(self._program, op.results[0]):
+            return  # only its clones are used
+        for position, (value, sharding) in enumerate(
+            zip(op.operands, wanted, strict=True)
+        ):
+            operation.operands[position] = self._lying(
+                value, operation.operands[position], sharding, before=operation
+            )
+
+    def _lying(
+        self, value: int, given: ir.Value, sharding: Sharding, *, before: ir.Operation
+    ) -> ir.Value:
+        """The value in this sharding, at hand before an op.
+
+        What is made in one block for one reader serves its later readers too.
+        """
+        generated = is_generated(self._program, value)
+        if not generated and sharding == self._stage.values[value]:
+            return given
+        block = before.block
+        key = (value, sharding, self._number(block))
+        if key not in self._made:
+            with ir.InsertionPoint(before):
+                if generated:
+                    self._made[key] = self._generate(value, given, sharding, before)
+                else:
+                    attribute = self._attribute(sharding)
+                    self._made[key] = sdy.ShardingConstraintOp(given, attribute).result
+        return self._made[key]
+
+    def _generate(
+        self, value: int, given: ir.Value, sharding: Sharding, before: ir.Operation
+    ) -> ir.Value:
+        """Another copy of a generated value, made in this sharding.
+
+        Generated values cost nothing to make again: each use gets its own, instead of
+        a slice of a whole one.
+        """
+        producer = self._program.values[value].producer
+        assert producer is not None
+        op, source = self._program.ops[producer], given.owner.operation
+        operands = [
+            self._lying(
+                operand,
+                source.operands[position],
+                self._source(op, sharding),
+                before=before,
+            )
+            for position, operand in enumerate(op.operands)
+        ]
+        clone = source.clone()
+        for position, operand in enumerate(operands):
+            clone.operands[position] = operand
+        clone.attributes[SHARDING] = self._per_value([sharding])
+        return clone.results[0]
+
+    def _source(self, op: Op, sharding: Sharding) -> Sharding:
+        """How a broadcast's operand must lie for its result to lie like this."""
+        (operand,) = op.operands
+        if op.rule is None:
+            return Sharding.replicated(len(self._program.values[operand].shape))
+        return Sharding(source_dims(op.rule, sharding.dims))
+
+    def _number(self, block: ir.Block) -> int:
+        """A number of this block; blocks themselves do not hash."""
+        for number, known in enumerate(self._blocks):
+            if known == block:
+                return number
+        self._blocks.append(block)
+        return len(self._blocks) - 1
+
+    def _state_results(self, index: int, operation: ir.Operation) -> None:
+        op = self._program.ops[index]
+        if not op.results:
+            return
+        shardings = [self._stage.values[value] for value in op.results]
+        if any(self._program.values[value].dtype == TOKEN for value in op.results):
+            return
+        operation.attributes[SHARDING] = self._per_value(shardings)
+
+    def _state_yields(self, index: int, operation: ir.Operation) -> None:
+        """A region hands its values out in the sharding of the op's results."""
+        op = self._program.ops[index]
+        for region, block in zip(op.regions, operation.regions, strict=False):
+            if len(region.yields) != len(op.results):
+                continue  # the condition of a while
+            wanted = [self._stage.values[result] for result in op.results]
+            self._state_terminator(block.blocks[0], region.yields, wanted)
+
+    def _state_terminator(
+        self, block: ir.Block, values: Sequence[int], wanted: Sequence[Sharding]
+    ) -> None:
+        terminator = block.operations[len(block.operations) - 1].operation
+        for position, (value, sharding) in enumerate(zip(values, wanted, strict=True)):
+            terminator.operands[position] = self._lying(
+                value, terminator.operands[position], sharding, before=terminator
+            )
+
+    def _drop_unused(self, operations: Sequence[ir.Operation]) -> None:
+        """Erases generated values that only their clones stand for."""
+        for op, operation in reversed(
+            list(zip(self._program.ops, operations, strict=True))
+        ):
+            if len(op.results) != 1 or not is_generated(self._program, op.results[0]):
+                continue
+            if not list(operation.results[0].uses):
+                operation.erase()
+
+    def _attribute(self, sharding: Sharding) -> ir.Attribute:
+        if sharding not in self._attributes:
+            self._attributes[sharding] = sharding_attribute(sharding)
+        return self._attributes[sharding]
+
+    def _per_value(self, shardings: Sequence[Sharding]) -> ir.Attribute:
+        return sdy.TensorShardingPerValueAttr.get(
+            [self._attribute(sharding) for sharding in shardings]
+        )
+
+
+def mesh_attribute(mesh: Mesh) -> ir.Attribute:
+    """``#sdy.mesh<["x"=2, "y"=4]>`` in the current context."""
+    return sdy.MeshAttr.get(
+        [sdy.MeshAxisAttr.get(name, size) for name, size in mesh.axes]
+    )
+
+
+def sharding_attribute(sharding: Sharding) -> ir.Attribute:
+    """``#sdy.sharding<@mesh, [{"x"}, {}]>``, closed, in the current context."""
+    dims = [
+        sdy.DimensionShardingAttr.get(
+            [sdy.AxisRefAttr.get(axis) for axis in axes], is_closed=True
+        )
+        for axes in sharding.dims
+    ]
+    return sdy.TensorShardingAttr.get(MESH_NAME, dims)
+
+
+def _main(module: ir.Module) -> ir.Operation:
+    for op in module.body.operations:
+        if op.operation.name != "func.func":
+            continue
+        if ir.StringAttr(op.attributes["sym_name"]).value == "main":
+            return op.operation
+    raise AssertionError("a normalised module has a main")

@@ -1,0 +1,178 @@
+"""Reads a normalised module into the frozen graph of `Program`."""
+
+from dataclasses import dataclass, field
+
+from jaxlib.mlir import ir
+
+from tepdist.errors import ProgramError
+from tepdist.program import module as modules
+from tepdist.program.graph import TOKEN, Op, Program, Region, Rule, Value
+from tepdist.program.loops import count_trips
+from tepdist.program.module import AnyValue
+from tepdist.program.normalise import main_function, name_stack
+from tepdist.program.rules import (
+    RULE_ATTRIBUTE,
+    block_uneven,
+    own_rule,
+    shardy_rule,
+)
+from tepdist.program.signature import Signatures, single_op
+
+ADD_RULES = "func.func(sdy-populate-op-sharding-rules)"
+PLANNED = frozenset({"stablehlo.while", "stablehlo.case", "stablehlo.if"})
+COMBINING = frozenset(
+    {
+        "stablehlo.all_reduce",
+        "stablehlo.reduce",
+        "stablehlo.reduce_scatter",
+        "stablehlo.reduce_window",
+        "stablehlo.scatter",
+        "stablehlo.select_and_scatter",
+    }
+)
+
+Type = tuple[tuple[int, ...], str]  # shape, dtype
+
+
+def extract(bytecode: bytes, name: str) -> Program:
+    """The graph of a normalised module.
+
+    The sharding rules are put on what is parsed from the bytes, not into them.
+
+    Args:
+        bytecode: Of what `normalise` left.
+        name: Of the program, for people.
+
+    Raises:
+        ProgramError: if a value has a dynamic shape or is no tensor.
+    """
+    with modules.new_context():
+        module = modules.parse(bytecode)
+        modules.run_passes(module, ADD_RULES)
+        block = main_function(module).body.blocks[0]
+        builder = _Builder()
+        arguments = tuple(
+            builder.add_value(argument, f"arg{i}", None)
+            for i, argument in enumerate(block.arguments)
+        )
+        results = builder.add_block(block, None)
+    return Program(
+        name=name,
+        module=bytecode,
+        jaxlib_version=modules.jaxlib_version(),
+        ops=tuple(builder.ops[i] for i in range(len(builder.ops))),
+        values=tuple(builder.values),
+        arguments=arguments,
+        results=results,
+    )
+
+
+@dataclass
+class _Builder:
+    """What has been read so far; thrown away once the graph is complete."""
+
+    ops: dict[int, Op] = field(default_factory=dict)
+    values: list[Value] = field(default_factory=list)
+    indices: dict[AnyValue, int] = field(default_factory=dict)
+    types: dict[ir.Type, Type] = field(default_factory=dict)
+    rules: dict[str, Rule | None] = field(default_factory=dict)
+    signatures: Signatures = field(default_factory=lambda: Signatures(RULE_ATTRIBUTE))
+    num_ops: int = 0
+
+    def add_block(self, block: ir.Block, parent: int | None) -> tuple[int, ...]:
+        """Reads the ops of a block; the values that its terminator yields."""
+        *body, terminator = block.operations
+        for op in body:
+            self._add_op(op.operation, parent)
+        return self._operands(terminator.operation)
+
+    def add_value(self, value: AnyValue, name: str, producer: int | None) -> int:
+        index = len(self.values)
+        shape, dtype = self._type(value.type, name)
+        self.values.append(Value(index, name, shape, dtype, producer))
+        self.indices[value] = index
+        return index
+
+    def _add_op(self, op: ir.Operation, parent: int | None) -> None:
+        index = self.num_ops
+        self.num_ops += 1
+        kind = op.name
+        label = f"{kind.rpartition('.')[2]}.{index}"
+        operands = self._operands(op)
+        results = tuple(
+            self.add_value(result, f"{label}#{i}" if i else label, index)
+            for i, result in enumerate(op.results)
+        )
+        signature = self.signatures.of(op)
+        rule = self._rule(op, signature, operands + results)
+        self.ops[index] = Op(
+            index=index,
+            kind=kind,
+            operands=operands,
+            results=results,
+            rule=rule,
+            signature=signature,
+            scope=name_stack(op.location),
+            parent=parent,
+            regions=self._add_regions(op, label, index) if kind in PLANNED else (),
+            trips=count_trips(op) if kind == "stablehlo.while" else None,
+            reducer=single_op(op) if kind in COMBINING else None,
+        )
+
+    def _add_regions(
+        self, op: ir.Operation, label: str, index: int
+    ) -> tuple[Region, ...]:
+        regions = []
+        num_arguments = 0
+        for region in op.regions:
+            (block,) = region.blocks
+            first = num_arguments
+            num_arguments += len(block.arguments)
+            arguments = tuple(
+                self.add_value(argument, f"{label}/{first + i}", index)
+                for i, argument in enumerate(block.arguments)
+            )
+            regions.append(Region(arguments, self.add_block(block, index)))
+        return tuple(regions)
+
+    def _operands(self, op: ir.Operation) -> tuple[int, ...]:
+        return tuple([self.indices[operand] for operand in op.operands])
+
+    def _rule(
+        self, op: ir.Operation, signature: str, values: tuple[int, ...]
+    ) -> Rule | None:
+        """The op's rule; ops of one signature share it."""
+        if signature not in self.rules:
+            shapes = [self.values[value].shape for value in values]
+            num_operands = len(op.operands)
+            if RULE_ATTRIBUTE in op.attributes:
+                rule = shardy_rule(op.attributes[RULE_ATTRIBUTE])
+                self.rules[signature] = block_uneven(rule, shapes)
+            else:
+                self.rules[signature] = own_rule(
+                    op.name, shapes[:num_operands], shapes[num_operands:]
+                )
+        return self.rules[signature]
+
+    def _type(self, type_: ir.Type, name: str) -> Type:
+        if type_ not in self.types:
+            self.types[type_] = _read_type(type_, name)
+        return self.types[type_]
+
+
+def _read_type(type_: ir.Type, name: str) -> Type:
+    """Shape and dtype of a value's type.
+
+    Raises:
+        ProgramError: unless it is a token or a tensor of known shape.
+    """
+    if str(type_) == "!stablehlo.token":
+        return (), TOKEN
+    if not isinstance(type_, ir.RankedTensorType):
+        raise ProgramError(f"value {name} has type {type_}, which is no tensor")
+    if not type_.has_static_shape:
+        raise ProgramError(
+            f"value {name} has the dynamic shape {type_}",
+            hint="lower the program for fixed shapes",
+        )
+    return tuple(type_.shape), str(type_.element_type)

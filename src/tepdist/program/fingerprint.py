@@ -1,0 +1,16 @@
+"""A program's identity: what it computes and what its arguments are for."""
+
+import hashlib
+
+from tepdist.program.graph import Program
+from tepdist.program.roles import Roles
+from tepdist.program.sidecar import roles_to_json
+
+
+def fingerprint(program: Program, roles: Roles) -> str:
+    """SHA-256 of the normalised bytecode and the roles' canonical JSON, in hex."""
+    digest = hashlib.sha256()
+    for part in (program.module, roles_to_json(roles).encode()):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,190 @@
+"""MLIR modules: contexts, parsing, passes, bytes, HLO.
+
+The one file of this package that touches private names of jaxlib. Functions that
+take or return an `ir.Module` work in the current context (``with new_context():``).
+Compiler messages end up in a `ProgramError`, not on the terminal.
+"""
+
+import io
+from functools import cache
+from typing import Any, TypeAlias
+
+import jax
+import jaxlib.version
+from jax.extend import mlir as jax_mlir
+from jax.interpreters.mlir import make_ir_context
+from jaxlib import _hlo  # type: ignore[attr-defined]
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import stablehlo
+from jaxlib.mlir.passmanager import PassManager
+
+from tepdist.errors import ProgramError
+
+BYTECODE_MAGIC = b"ML\xefR"
+PORTABLE_PRODUCER = b"StableHLO_v"
+MAX_MESSAGE_CHARS = 240
+
+AnyValue: TypeAlias = "ir.Value[Any]"
+
+
+def new_context() -> ir.Context:
+    """A context that knows every dialect a program may use."""
+    return make_ir_context()
+
+
+def jaxlib_version() -> str:
+    """Version of the jaxlib that reads and writes modules here."""
+    return str(jaxlib.version.__version__)
+
+
+def current_version() -> str:
+    """The newest StableHLO version that this jaxlib reads and writes."""
+    return str(stablehlo.get_current_version())
+
+
+def minimum_version() -> str:
+    """The oldest StableHLO version that this jaxlib reads."""
+    return str(stablehlo.get_minimum_version())
+
+
+@cache
+def portable_version() -> str:
+    """The StableHLO version we write unless told: readers 12 weeks old know it."""
+    requirement = stablehlo.StablehloCompatibilityRequirement.WEEK_12
+    return str(stablehlo.get_version_from_compatibility_requirement(requirement))
+
+
+def parse(data: str | bytes) -> ir.Module:
+    """The verified module in MLIR text or bytecode.
+
+    Raises:
+        ProgramError: with the compiler's message and, for text, line:column.
+    """
+    try:
+        return ir.Module.parse(data)
+    except ir.MLIRError as error:
+        raise mlir_error("the MLIR module cannot be read", error) from None
+
+
+def run_passes(module: ir.Module, passes: str) -> None:
+    """Runs ``a,b,func.func(c)`` on the module, in place.
+
+    Raises:
+        ProgramError: if a pass fails on this module.
+    """
+    try:
+        PassManager.parse(f"builtin.module({passes})").run(module.operation)
+    except ir.MLIRError as error:
+        raise mlir_error("the compiler refuses the program", error) from None
+
+
+def to_bytecode(module: ir.Module) -> bytes:
+    """MLIR bytecode of the module; equal modules give equal bytes."""
+    stream = io.BytesIO()
+    module.operation.write_bytecode(stream)
+    return stream.getvalue()
+
+
+def is_portable(data: bytes) -> bool:
+    """Whether MLIR bytecode is a StableHLO portable artifact: its producer says so."""
+    return data.startswith(BYTECODE_MAGIC) and PORTABLE_PRODUCER in data[:32]
+
+
+def read_portable(data: bytes) -> ir.Module:
+    """The module in a StableHLO portable artifact.
+
+    Raises:
+        ProgramError: if it is damaged or of a version that this jaxlib cannot read.
+    """
+    # The deserialiser prints its messages to stderr; parsing first finds all damage
+    # to the bytes and keeps what it has to say in the exception.
+    parse(data)
+    try:
+        context = ir.Context.current
+        module: ir.Module = jax_mlir.deserialize_portable_artifact(data, context)
+    except jax.errors.JaxRuntimeError:
+        producer = data[5:32].split(b"\0")[0].decode("ascii", "replace")
+        raise ProgramError(
+            f"the portable artifact of {producer} cannot be read",
+            hint=f"this jaxlib reads StableHLO {minimum_version()} to "
+            f"{current_version()}; export the program for one of them",
+        ) from None
+    return module
+
+
+def write_portable(module: ir.Module, version: str) -> bytes:
+    """The module as a StableHLO portable artifact of that version, e.g. ``1.13.7``.
+
+    Raises:
+        ProgramError: if that version cannot say what the program does.
+    """
+    try:
+        return bytes(jax_mlir.serialize_portable_artifact(module, version))
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        raise ProgramError(
+            f"cannot write the program as StableHLO {version}: {short(str(error))}",
+            hint=f"choose a version from {minimum_version()} to {current_version()}",
+        ) from None
+
+
+def hlo_text_to_proto(text: str) -> bytes:
+    """Serialised HloModuleProto of HLO text.
+
+    Raises:
+        ProgramError: with line:column of the first syntax error.
+    """
+    try:
+        return bytes(_hlo.hlo_module_from_text(text).as_serialized_hlo_module_proto())
+    except jax.errors.JaxRuntimeError as error:
+        raise ProgramError(
+            f"the HLO text cannot be read: {short(_hlo_syntax_error(str(error)))}"
+        ) from None
+
+
+def hlo_proto_to_module(data: bytes) -> ir.Module:
+    """The StableHLO module of a serialised HloModuleProto.
+
+    Raises:
+        ProgramError: if the bytes are no HLO module or use what StableHLO lacks.
+    """
+    try:
+        bytecode = jax_mlir.hlo_to_stablehlo(data)
+    except jax.errors.JaxRuntimeError as error:
+        raise ProgramError(
+            "the bytes are no text, no MLIR bytecode and no intact HloModuleProto: "
+            + short(str(error))
+        ) from None
+    return parse(bytecode)
+
+
+def mlir_error(problem: str, error: ir.MLIRError) -> ProgramError:
+    """The first thing that MLIR complained about, as a user's error."""
+    diagnostics = error.error_diagnostics
+    if not diagnostics:
+        return ProgramError(problem)
+    first = diagnostics[0]
+    return ProgramError(f"{problem}: {short(first.message)}", where=_where(first))
+
+
+def _where(diagnostic: "ir.DiagnosticInfo") -> str | None:
+    location = diagnostic.location
+    if isinstance(location, ir.FileLineColLoc) and location.start_line:
+        return f"line {location.start_line}, column {location.start_col}"
+    if isinstance(location, ir.NameLoc):
+        return str(location.name_str)
+    return None
+
+
+def _hlo_syntax_error(message: str) -> str:
+    """``... was parsing 3:4: error: MSG`` as ``3:4: MSG``, else the first line."""
+    _, found, rest = message.partition("was parsing ")
+    line = (rest if found else message).split("\n", 1)[0]
+    return line.replace("error: ", "")
+
+
+def short(message: str) -> str:
+    """One line of at most `MAX_MESSAGE_CHARS` characters."""
+    line = " ".join(message.split())
+    if len(line) <= MAX_MESSAGE_CHARS:
+        return line
+    return line[: MAX_MESSAGE_CHARS - 3] + "..."

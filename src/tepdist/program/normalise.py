@@ -1,0 +1,186 @@
+"""Brings a module to the form that graphs, plans and fingerprints are made of.
+
+Afterwards there is one function, the public ``main``, without calls, attributes on
+its arguments or shardings; constants are folded and shared, common subexpressions
+are one op; each op's location is its name stack and nothing else, so that moving a
+source file changes no fingerprint. Normalising twice changes nothing, to the byte.
+
+The shardings that a program states for itself are dropped: the search decides.
+"""
+
+from typing import cast
+
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import func
+
+from tepdist.errors import ProgramError
+from tepdist.program import module as modules
+from tepdist.program.inline import find_ops, inline_calls, splice
+from tepdist.program.top_k import expand_top_k
+
+FOLDING = "canonicalize,cse,canonicalize,symbol-dce"
+SHARDING_OPS = frozenset(
+    {"sdy.sharding_constraint", "sdy.reshard", "sdy.propagation_barrier"}
+)
+SHARDING_TARGETS = frozenset({"Sharding"})
+PARTITIONED_TARGETS = frozenset({"SPMDFullToShardShape", "SPMDShardToFullShape"})
+SHARDING_ATTRIBUTES = (
+    "sdy.sharding",
+    "sdy.sharding_rule",
+    "mhlo.sharding",
+    "mhlo.frontend_attributes",
+)
+
+
+def normalise(module: ir.Module) -> None:
+    """Normalises the module in place.
+
+    Raises:
+        ProgramError: if it has no public ``main`` or more than one public function,
+            calls itself, or was already partitioned for several devices.
+    """
+    main = main_function(module)
+    modules.run_passes(module, "symbol-dce")
+    inline_calls(module)
+    expand_top_k(main)
+    _drop_shardings(main)
+    _drop_attributes(module, main)
+    modules.run_passes(module, FOLDING)
+    _order_constants(main)
+    _simplify_locations(module)
+
+
+def main_function(module: ir.Module) -> func.FuncOp:
+    """The one public function, which must be called ``main``.
+
+    Raises:
+        ProgramError: if there is none, another one, or more than one.
+    """
+    functions = [op for op in module.body.operations if isinstance(op, func.FuncOp)]
+    public = {op.sym_name.value: op for op in functions if _is_public(op)}
+    if "main" not in public:
+        names = ", ".join(sorted(op.sym_name.value for op in functions)) or "none"
+        raise ProgramError(
+            f"the module has no public function main (functions: {names})",
+            hint="name the entry function main and make it public",
+        )
+    if len(public) > 1:
+        raise ProgramError(
+            f"the module has several public functions: {', '.join(sorted(public))}",
+            hint="make all but main private",
+        )
+    (main,) = public.values()
+    if len(main.body.blocks) != 1:
+        raise ProgramError("function main has no body, or branches between blocks")
+    return main
+
+
+def _is_public(function: func.FuncOp) -> bool:
+    visibility = function.sym_visibility
+    return visibility is None or visibility.value == "public"
+
+
+def _drop_shardings(main: func.FuncOp) -> None:
+    kinds = SHARDING_OPS | {"stablehlo.custom_call"}
+    kinds |= {"sdy.sharding_group", "sdy.named_computation", "sdy.manual_computation"}
+    for op in find_ops(main, kinds):
+        target = _target(op)
+        if op.name == "sdy.manual_computation" or target in PARTITIONED_TARGETS:
+            raise ProgramError(
+                f"the program is already partitioned: it has a {target or op.name}",
+                hint="give the program for one device, without shard_map",
+            )
+        if op.name == "sdy.named_computation":
+            splice(op.regions[0].blocks[0], op)
+        elif op.name == "sdy.sharding_group":
+            op.erase()
+        elif op.name in SHARDING_OPS or target in SHARDING_TARGETS:
+            op.result.replace_all_uses_with(op.operands[0])
+            op.erase()
+
+
+def _drop_attributes(module: ir.Module, main: func.FuncOp) -> None:
+    for op in list(module.body.operations):
+        if op.operation.name == "sdy.mesh":
+            op.operation.erase()
+    keep = {"sym_name", "sym_visibility", "function_type"}
+    for owner in (module.operation, main.operation):
+        for name in list(owner.attributes):
+            if name not in keep:
+                del owner.attributes[name]
+
+    def visit(op: ir.Operation) -> ir.WalkResult:
+        attributes = op.operation.attributes
+        for name in SHARDING_ATTRIBUTES:
+            if name in attributes:
+                del attributes[name]
+        return ir.WalkResult.ADVANCE
+
+    main.operation.walk(visit)
+
+
+def _order_constants(main: func.FuncOp) -> None:
+    """Puts the constants, which folding hoists to the top, in order of first use.
+
+    Folding leaves them in an order that depends on what the module was made from.
+    """
+    block = main.body.blocks[0]
+    constants: dict[modules.AnyValue, ir.Operation] = {
+        op.operation.result: op.operation
+        for op in block.operations
+        if op.operation.name == "stablehlo.constant"
+    }
+    used: dict[modules.AnyValue, None] = {}
+
+    def visit(op: ir.Operation) -> ir.WalkResult:
+        for operand in op.operation.operands:
+            if operand in constants:
+                used.setdefault(operand)
+        return ir.WalkResult.ADVANCE
+
+    main.operation.walk(visit, ir.WalkOrder.PRE_ORDER)
+    for value in reversed(used):
+        constants[value].move_before(block.operations[0])
+
+
+def _simplify_locations(module: ir.Module) -> None:
+    """Leaves of each location the name stack; of an argument's, its name."""
+    unknown = ir.Location.unknown()
+
+    def simple(location: ir.Location) -> ir.Location:
+        name = name_stack(location)
+        return ir.Location.name(name) if name else unknown
+
+    def visit(op: ir.Operation) -> ir.WalkResult:
+        operation = op.operation
+        operation.location = simple(operation.location)
+        for region in operation.regions:
+            for block in region.blocks:
+                for argument in block.arguments:
+                    argument.set_location(simple(argument.location))
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+
+
+def name_stack(location: ir.Location) -> str:
+    """The names that JAX gave to where an op comes from; "" if none.
+
+    A name without a child below it is a name; with a file below it too (``"name"
+    ("file.py":3:1)``). Names of Python frames occur only inside call sites, which
+    are not looked into.
+    """
+    if isinstance(location, ir.NameLoc):
+        return str(location.name_str)
+    if isinstance(location, ir.FusedLoc):
+        names = (
+            name_stack(part) for part in cast(list[ir.Location], location.locations)
+        )
+        return next((name for name in names if name), "")
+    return ""
+
+
+def _target(op: ir.Operation) -> str:
+    if op.name != "stablehlo.custom_call":
+        return ""
+    return str(ir.StringAttr(op.attributes["call_target_name"]).value)

@@ -1,0 +1,112 @@
+"""Sharding rules: Shardy's as data, and ours for the few ops it says nothing about."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from types import MappingProxyType
+from typing import TypeAlias
+
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import sdy
+
+from tepdist.program.graph import Rule
+
+RULE_ATTRIBUTE = "sdy.sharding_rule"
+
+Shapes: TypeAlias = Sequence[tuple[int, ...]]
+
+
+def shardy_rule(attribute: ir.Attribute) -> Rule:
+    """Shardy's ``#sdy.op_sharding_rule<...>`` as data."""
+    rule = sdy.OpShardingRuleAttr(attribute)
+    blocked = [*rule.need_replication_factors, *rule.permutation_factors]
+    return Rule(
+        sizes=tuple(rule.factor_sizes),
+        operands=tuple(_tensor_factors(tensor) for tensor in rule.operand_mappings),
+        results=tuple(_tensor_factors(tensor) for tensor in rule.result_mappings),
+        reduction=frozenset(rule.reduction_factors),
+        blocked=frozenset(blocked),
+    )
+
+
+def _tensor_factors(tensor: ir.Attribute) -> tuple[tuple[int, ...], ...]:
+    return tuple(
+        tuple(sdy.DimMappingAttr(dim).factor_indices)
+        for dim in sdy.TensorMappingAttr(tensor).dim_mappings
+    )
+
+
+def own_rule(kind: str, operands: Shapes, results: Shapes) -> Rule | None:
+    """The rule of an op that Shardy has none for; None if we have none either."""
+    make = OWN_RULES.get(kind)
+    return make(operands, results) if make else None
+
+
+def block_uneven(rule: Rule, shapes: Shapes) -> Rule:
+    """The rule with every factor blocked that does not make up its dims.
+
+    Shardy gives both sides of a slice or pad one factor, of the larger extent, and
+    some windows a factor of size 1. Afterwards the factors of a dim multiply to its
+    extent unless they are blocked.
+
+    Args:
+        rule: As Shardy states it.
+        shapes: Of the operands, then of the results.
+    """
+    uneven = {
+        factor
+        for shape, tensor in zip(shapes, (*rule.operands, *rule.results), strict=True)
+        for extent, factors in zip(shape, tensor, strict=True)
+        if math.prod(rule.sizes[factor] for factor in factors) != extent
+        for factor in factors
+    }
+    return replace(rule, blocked=rule.blocked | uneven) if uneven else rule
+
+
+def _per_operand(operands: Shapes, results: Shapes) -> Rule:
+    """Result i is operand i; operands have nothing to do with each other."""
+    assert list(operands) == list(results)
+    sizes = tuple(extent for shape in operands for extent in shape)
+    next_factor = count()
+    factors = tuple(tuple((next(next_factor),) for _ in shape) for shape in operands)
+    return Rule(sizes, factors, factors)
+
+
+def _elementwise(operands: Shapes, results: Shapes) -> Rule:
+    """All operands and results have one shape and share its dims."""
+    shape = results[0]
+    factors = tuple((dim,) for dim in range(len(shape)))
+    return Rule(shape, (factors,) * len(operands), (factors,) * len(results))
+
+
+OWN_RULES: Mapping[str, Callable[[Shapes, Shapes], Rule]] = MappingProxyType(
+    {
+        "stablehlo.optimization_barrier": _per_operand,
+        "stablehlo.constant": _elementwise,
+        "stablehlo.iota": _elementwise,
+        "chlo.acos": _elementwise,
+        "chlo.acosh": _elementwise,
+        "chlo.asin": _elementwise,
+        "chlo.asinh": _elementwise,
+        "chlo.atan": _elementwise,
+        "chlo.atanh": _elementwise,
+        "chlo.bessel_i1e": _elementwise,
+        "chlo.conj": _elementwise,
+        "chlo.cosh": _elementwise,
+        "chlo.digamma": _elementwise,
+        "chlo.erf": _elementwise,
+        "chlo.erf_inv": _elementwise,
+        "chlo.erfc": _elementwise,
+        "chlo.is_inf": _elementwise,
+        "chlo.is_neg_inf": _elementwise,
+        "chlo.is_pos_inf": _elementwise,
+        "chlo.lgamma": _elementwise,
+        "chlo.next_after": _elementwise,
+        "chlo.polygamma": _elementwise,
+        "chlo.sinh": _elementwise,
+        "chlo.square": _elementwise,
+        "chlo.tan": _elementwise,
+        "chlo.zeta": _elementwise,
+    }
+)

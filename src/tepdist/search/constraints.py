@@ -1,0 +1,74 @@
+"""User constraints: name patterns to shardings, checked before anything is searched."""
+
+import difflib
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from tepdist.analysis.nodes import is_generated
+from tepdist.errors import OptionsError, ShardingError
+from tepdist.program.graph import Program
+from tepdist.sharding import Mesh, Sharding
+
+Wanted = Mapping[str, tuple[tuple[str, ...], ...]]
+
+
+def matched_values(program: Program, constraints: Wanted) -> dict[int, str]:
+    """For each value that some pattern names, the last such pattern.
+
+    Raises:
+        OptionsError: for a pattern that names nothing, or a value that has no
+            sharding of its own.
+    """
+    matched: dict[int, str] = {}
+    for pattern in constraints:
+        found = [v for v in program.values if fnmatchcase(v.name, pattern)]
+        if not found:
+            raise OptionsError(
+                f"constraint {pattern!r} matches no argument or value",
+                hint=_nearest(program, pattern),
+            )
+        for value in found:
+            if is_generated(program, value.index):
+                raise OptionsError(
+                    f"constraint {pattern!r}: {value.name} is made anew wherever it is "
+                    "used and has no sharding of its own",
+                    hint="constrain a value that is made from it",
+                )
+            matched[value.index] = pattern
+    return matched
+
+
+def wanted_shardings(
+    program: Program, constraints: Wanted, matched: Mapping[int, str], mesh: Mesh
+) -> dict[int, Sharding]:
+    """Sharding wanted of each matched value on this mesh.
+
+    Raises:
+        OptionsError: if a constraint does not fit its value or the mesh.
+    """
+    wanted = {}
+    for index, pattern in matched.items():
+        value = program.values[index]
+        where = f"constraint {pattern!r}, value {value.name}"
+        try:
+            sharding = Sharding(constraints[pattern])
+            missing = set(sharding.axes) - set(mesh.names)
+            if missing:
+                raise OptionsError(
+                    f"mesh {mesh} has no axis {sorted(missing)[0]!r}",
+                    where=where,
+                    hint="name the axes with mesh='data=2,model=4'",
+                )
+            sharding.local_shape(value.shape, mesh)
+        except ShardingError as error:
+            raise OptionsError(error.problem, where=where, hint=error.hint) from None
+        wanted[index] = sharding
+    return wanted
+
+
+def _nearest(program: Program, pattern: str) -> str:
+    names = [program.values[value].name for value in program.arguments]
+    close = difflib.get_close_matches(pattern, names, n=1, cutoff=0.3)
+    if close:
+        return f"the nearest argument is {close[0]!r}"
+    return "argument names are listed by 'tepdist plan --json'"

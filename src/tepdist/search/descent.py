@@ -1,0 +1,59 @@
+"""Heuristics without a solver: coordinate descent from a few starts."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from tepdist.search.network import Array, Network
+
+_MAX_SWEEPS = 50
+
+
+class Descent:
+    """Improves assignments of one network, one variable and one edge at a time."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._around: list[list[tuple[int, Array]]] = [[] for _ in network.unary]
+        for (i, j), table in network.binary.items():
+            self._around[i].append((j, table.T))
+            self._around[j].append((i, table))
+
+    def improve(self, start: Sequence[int]) -> tuple[int, ...]:
+        """A local optimum near `start`, never worse than it."""
+        values = list(start)
+        for _ in range(_MAX_SWEEPS):
+            changed = self._sweep(values, range(len(values)))
+            changed |= self._sweep(values, reversed(range(len(values))))
+            if not changed:
+                break
+        return tuple(values)
+
+    def _sweep(self, values: list[int], order: Iterable[int]) -> bool:
+        changed = False
+        for index in order:
+            costs = self._conditional(values, index)
+            best = int(np.argmin(costs))
+            if costs[best] < costs[values[index]] * (1 - 1e-12):
+                values[index] = best
+                changed = True
+        return changed
+
+    def _conditional(self, values: list[int], index: int) -> Array:
+        costs = self._network.unary[index].copy()
+        for other, table in self._around[index]:
+            costs += table[values[other]]
+        return costs
+
+    def follow(self, order: Iterable[int], fixed: dict[int, int]) -> tuple[int, ...]:
+        """Decides variables in order, each best for what is decided before it."""
+        values: dict[int, int] = dict(fixed)
+        for index in order:
+            if index in values:
+                continue
+            costs = self._network.unary[index].copy()
+            for other, table in self._around[index]:
+                if other in values:
+                    costs += table[values[other]]
+            values[index] = int(np.argmin(costs))
+        return tuple(values[index] for index in range(self._network.num_variables))

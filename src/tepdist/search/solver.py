@@ -1,0 +1,90 @@
+"""The exact solver: a cost function network to optimality, usage left aside.
+
+The only file that knows pytoulbar2. Costs are scaled to integers such that rounding
+moves the total by less than 1e-6 of it.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytoulbar2
+
+from tepdist.search.network import Network
+
+_RESOLUTION = 1e9  # integer cost of the first known solution
+_FORBIDDEN = 1e3  # times that solution's cost: never worth it
+# toulbar2 keeps its options in globals: one solve at a time in a process.
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """What a solve found.
+
+    Attributes:
+        assignment: Value of each variable.
+        cost: Of that assignment.
+        lower_bound: No assignment costs less; equals `cost` if it is proven optimal.
+    """
+
+    assignment: tuple[int, ...]
+    cost: float
+    lower_bound: float
+
+
+def solve(
+    network: Network,
+    start: Sequence[int],
+    *,
+    upper: float | None = None,
+    time_limit_s: float | None = None,
+) -> Solution:
+    """Best assignment of a network, its limits ignored.
+
+    Args:
+        network: Costs at least 0.
+        start: An assignment to improve on; returned if nothing better exists.
+        upper: A cost that an answer must beat to be of interest.
+        time_limit_s: CPU time after which the best so far is returned [s].
+    """
+    known = tuple(start)
+    best = network.cost(known)
+    wanted = best if upper is None else min(best, upper)
+    if wanted <= 0:
+        return Solution(known, best, min(best, 0.0))
+    scale = _RESOLUTION / wanted
+    with _lock:
+        model = _model(network, scale)
+        limit = 0 if time_limit_s is None else max(1, round(time_limit_s))
+        found = model.Solve(timeLimit=limit)
+        bound = float(model.GetDDualBound()) / scale
+        limited = bool(model.Limit)
+    assignment = known if found is None else tuple(int(v) for v in found[0])
+    cost = network.cost(assignment)
+    if cost > best:
+        assignment, cost = known, best
+    proven = min(bound, cost) if limited else min(wanted, cost)
+    return Solution(assignment, cost, proven)
+
+
+def _model(network: Network, scale: float) -> "pytoulbar2.CFN":
+    top = int(_RESOLUTION * 1.01) + 1
+    forbidden = int(_RESOLUTION * _FORBIDDEN)
+    model = pytoulbar2.CFN(top)
+    for index, costs in enumerate(network.unary):
+        model.AddVariable(f"v{index}", [f"s{value}" for value in range(len(costs))])
+    for index, costs in enumerate(network.unary):
+        if len(costs) == 1:
+            model.AddFunction([], int(round(float(costs[0]) * scale)))
+        else:
+            model.AddFunction([index], _integers(costs, scale, forbidden))
+    for (i, j), table in network.binary.items():
+        model.AddFunction([i, j], _integers(table.ravel(), scale, forbidden))
+    return model
+
+
+def _integers(costs: "np.ndarray", scale: float, forbidden: int) -> list[int]:
+    scaled = np.minimum(np.rint(costs * scale), forbidden)
+    return scaled.astype(np.int64).tolist()

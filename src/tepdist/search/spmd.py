@@ -1,0 +1,332 @@
+"""The SPMD search: the best sharding of a whole program on one mesh of the cluster.
+
+For each candidate mesh a cost function network is built, solved (O1: descent from a
+few starts; O2: exactly, for as long as there is time) and kept within the memory
+limit. The cheapest answer that fits is decoded into a plan.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tepdist.analysis.groups import build_groups
+from tepdist.analysis.layers import build_links, tie_layers
+from tepdist.analysis.liveness import Liveness, find_liveness
+from tepdist.analysis.nodes import build_nodes
+from tepdist.analysis.phases import Phase, find_phases
+from tepdist.cluster.model import Cluster
+from tepdist.cost.pricing import Pricing
+from tepdist.errors import NoPlanFits, OptionsError
+from tepdist.plan.types import Options, SearchRecord, Stage
+from tepdist.program.graph import Program
+from tepdist.program.roles import Roles
+from tepdist.search.constraints import matched_values, wanted_shardings
+from tepdist.search.descent import Descent
+from tepdist.search.limited import LimitedSearch, Outcome
+from tepdist.search.memory import Buffers, MemoryModel, find_buffers
+from tepdist.search.meshes import candidate_meshes
+from tepdist.search.network import Network
+from tepdist.search.problem import Builder, Problem, Structure
+from tepdist.search.solver import solve
+from tepdist.search.staging import make_stage
+from tepdist.search.work import group_work
+from tepdist.sharding import Mesh
+
+Progress = Callable[[str, float], None]
+
+# Below this many groups every layer decides for itself.
+TIE_ABOVE_GROUPS = 600
+DEFAULT_TIME_LIMIT_S = {"O1": 5.0, "O2": 60.0, "O3": 600.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A stage and how it was found."""
+
+    stage: Stage
+    record: SearchRecord
+
+
+class _Clock:
+    """Time left, and where it went."""
+
+    def __init__(self, options: Options) -> None:
+        self._start = self._last = time.perf_counter()
+        limit = options.time_limit_s
+        self._limit = DEFAULT_TIME_LIMIT_S[options.level] if limit is None else limit
+        self.phases: dict[str, float] = {}
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+    @property
+    def left(self) -> float:
+        return max(self._limit - self.seconds, 0.0)
+
+    def is_over(self) -> bool:
+        return self.left <= 0
+
+    def lap(self, phase: str) -> None:
+        """Books the time since the last lap under a phase."""
+        now = time.perf_counter()
+        self.phases[phase] = now - self._last
+        self._last = now
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What is known of a program before any mesh is looked at."""
+
+    structure: Structure
+    phases: tuple[Phase, ...]
+    liveness: Liveness
+    buffers: Buffers
+    next_values: Mapping[int, int]
+    matched: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    mesh: Mesh
+    problem: Problem
+    memory: MemoryModel
+    outcome: Outcome
+
+
+def search(
+    program: Program,
+    roles: Roles,
+    cluster: Cluster,
+    options: Options,
+    *,
+    progress: Progress,
+) -> Found:
+    """The best stage for the whole program.
+
+    Raises:
+        NoPlanFits: if no sharding keeps within the memory limit.
+        OptionsError: if a mesh or constraint cannot be honoured.
+    """
+    clock = _Clock(options)
+    meshes = candidate_meshes(cluster.num_devices, options.mesh)
+    progress("analysis", 0.0)
+    facts = _find_facts(program, roles, options)
+    clock.lap("analysis")
+    limit = options.memory_limit_bytes or cluster.device.usable_bytes
+    candidates: list[_Candidate] = []
+    for number, mesh in enumerate(meshes):
+        progress(f"mesh {mesh}", number / len(meshes))
+        candidates.append(_first_answer(facts, Pricing(cluster, mesh), options, limit))
+        if clock.is_over():
+            break
+    clock.lap("descent")
+    if options.level != "O1":
+        candidates = _prove(candidates, limit, clock, progress)
+        clock.lap("solver")
+    chosen = min(candidates, key=lambda c: _rank(c.outcome, limit))
+    if chosen.outcome.peak > limit:
+        raise _nothing_fits(candidates, limit)
+    stage = make_stage(
+        facts.structure,
+        chosen.problem,
+        chosen.outcome.assignment,
+        memory=chosen.memory,
+        next_values=facts.next_values,
+        phases=facts.phases,
+    )
+    clock.lap("staging")
+    bounds = [c.outcome.lower_bound for c in candidates]
+    known = [bound for bound in bounds if bound is not None]
+    bound = min(known) if known and len(known) == len(meshes) else None
+    record = SearchRecord(
+        level=options.level,
+        seconds=clock.seconds,
+        phases=clock.phases,
+        cost_s=chosen.outcome.cost,
+        lower_bound_s=bound,
+        num_candidates=len(candidates),
+    )
+    return Found(stage, record)
+
+
+def _find_facts(program: Program, roles: Roles, options: Options) -> _Facts:
+    value_of = {
+        role.name: value
+        for role, value in zip(roles.arguments, program.arguments, strict=True)
+    }
+    next_values = {
+        value_of[role.replaces]: value
+        for role, value in zip(roles.results, program.results, strict=True)
+        if role.replaces is not None
+    }
+    matched = matched_values(program, options.constraints)
+    phases = find_phases(program, roles)
+    nodes = build_nodes(program, next_values)
+    groups = build_groups(program, nodes, {v: k for k, v in next_values.items()})
+    links = build_links(groups)
+    ties = tuple(range(len(groups)))
+    if len(groups) > TIE_ABOVE_GROUPS:
+        ties = tie_layers(program, nodes, groups, links, apart=matched)
+    pointwise = frozenset(
+        node.op for node in nodes if node.op is not None and node.pointwise
+    )
+    liveness = find_liveness(program, roles, phases, pointwise)
+    stored = frozenset(np.flatnonzero(liveness.is_stored).tolist())
+    deciders = set(ties)
+    work = {
+        index: group_work(program, nodes, group, stored)
+        for index, group in enumerate(groups)
+        if index in deciders
+    }
+    structure = Structure(program, nodes, groups, links, ties, work)
+    buffers = find_buffers(structure, liveness)
+    return _Facts(structure, phases, liveness, buffers, next_values, matched)
+
+
+def _first_answer(
+    facts: _Facts, pricing: Pricing, options: Options, limit: float
+) -> _Candidate:
+    """An answer by descent alone."""
+    program = facts.structure.program
+    wanted = wanted_shardings(
+        program, options.constraints, facts.matched, pricing.mesh
+    )
+    problem = Builder(facts.structure, pricing, wanted).build()
+    for variable, strategies in enumerate(problem.strategies):
+        if not strategies:
+            raise _cannot_honour(facts, problem, variable, wanted)
+    memory = MemoryModel(
+        facts.structure, problem, facts.buffers, facts.liveness
+    )
+    network = _network(problem)
+    descent = Descent(network)
+
+    def improve(
+        priced: Network, start: Sequence[int]
+    ) -> tuple[tuple[int, ...], float | None]:
+        return Descent(priced).improve(start), None
+
+    order = range(network.num_variables)
+    starts = [
+        descent.improve(start)
+        for start in (
+            (0,) * network.num_variables,
+            descent.follow(order, {}),
+            descent.follow(reversed(order), {}),
+        )
+    ]
+    start = min(starts, key=network.cost)
+    search = LimitedSearch(
+        network,
+        improve,
+        profile=memory.profile,
+        usages=memory.usages,
+        limit=limit,
+    )
+    outcome = search.run(start, out_of_time=lambda: False)
+    return _Candidate(pricing.mesh, problem, memory, outcome)
+
+
+def _prove(
+    candidates: list[_Candidate], limit: float, clock: _Clock, progress: Progress
+) -> list[_Candidate]:
+    """Better answers by the exact solver, with bounds; most promising mesh first."""
+    order = sorted(candidates, key=lambda c: _rank(c.outcome, limit))
+    proven: list[_Candidate] = []
+    best = np.inf
+    for number, candidate in enumerate(order):
+        if candidate.outcome.peak <= limit:
+            best = min(best, candidate.outcome.cost)
+        if clock.is_over():
+            proven.append(candidate)
+            continue
+        progress(f"solving mesh {candidate.mesh}", number / len(order))
+        outcome = _solve_exactly(candidate, limit, best, clock)
+        if outcome.peak <= limit:
+            best = min(best, outcome.cost)
+        proven.append(
+            _Candidate(candidate.mesh, candidate.problem, candidate.memory, outcome)
+        )
+    return proven
+
+
+def _solve_exactly(
+    candidate: _Candidate, limit: float, best: float, clock: _Clock
+) -> Outcome:
+    memory, network = candidate.memory, _network(candidate.problem)
+
+    def exactly(
+        priced: Network, start: Sequence[int]
+    ) -> tuple[tuple[int, ...], float | None]:
+        upper = best if priced is network else None
+        solution = solve(priced, start, upper=upper, time_limit_s=clock.left)
+        return solution.assignment, solution.lower_bound
+
+    search = LimitedSearch(
+        network,
+        exactly,
+        profile=memory.profile,
+        usages=memory.usages,
+        limit=limit,
+    )
+    start = candidate.outcome
+    outcome = search.run(start.assignment, out_of_time=clock.is_over)
+    better = min(start, outcome, key=lambda found: _rank(found, limit))
+    return Outcome(
+        better.assignment, better.cost, better.peak, outcome.lower_bound
+    )
+
+
+def _network(problem: Problem) -> Network:
+    empty = tuple(np.zeros((len(costs), 0)) for costs in problem.unary)
+    return Network(problem.unary, problem.binary, empty, np.zeros(0), np.zeros(0))
+
+
+def _rank(outcome: Outcome, limit: float) -> tuple[float, float]:
+    return (max(outcome.peak - limit, 0.0), outcome.cost)
+
+
+def _nothing_fits(candidates: Sequence[_Candidate], limit: float) -> NoPlanFits:
+    least = min(float(c.memory.least_profile().max()) for c in candidates)
+    found = min(candidates, key=lambda c: c.outcome.peak)
+    if least > limit:
+        problem = (
+            f"no plan fits: the memory limit of {_gib(limit)} per device binds; with "
+            f"every tensor cut as far as it goes {_gib(least)} are needed, "
+            f"{_gib(least - limit)} more"
+        )
+    else:
+        problem = (
+            f"no plan was found within the memory limit of {_gib(limit)} per device; "
+            f"the least found needs {_gib(found.outcome.peak)}, "
+            f"{_gib(found.outcome.peak - limit)} more"
+        )
+    return NoPlanFits(
+        problem,
+        where=f"mesh {found.mesh}",
+        hint="raise the limit, use more devices, or shrink the batch",
+    )
+
+
+def _gib(bytes_: float) -> str:
+    return f"{bytes_ / 2**30:.3f} GiB"
+
+
+def _cannot_honour(
+    facts: _Facts, problem: Problem, variable: int, wanted: Mapping[int, object]
+) -> OptionsError:
+    names = [
+        facts.structure.program.values[tensor.value].name
+        for index, group in enumerate(facts.structure.groups)
+        if problem.variable_of[index] == variable
+        for tensor in group.outputs
+        if tensor.value in wanted
+    ]
+    return OptionsError(
+        f"no way to compute {', '.join(names)} gives the sharding asked for",
+        where=", ".join(facts.matched[v] for v in wanted if v in facts.matched),
+        hint="constrain one of the two, or a dim that the op can shard",
+    )

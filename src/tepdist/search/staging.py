@@ -1,0 +1,169 @@
+"""A stage from an assignment: shardings, priced collectives, memory by kind."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from tepdist.analysis.phases import Phase
+from tepdist.cost.resharding import resharding_steps
+from tepdist.plan.types import Collective, Stage, StageMemory
+from tepdist.program.graph import DTYPE_BYTES
+from tepdist.search.decode import decode, strategy_of
+from tepdist.search.memory import MemoryModel
+from tepdist.search.problem import Problem, Structure, reductions, shard_counts
+from tepdist.search.strategies import sharding_of
+
+
+def make_stage(
+    structure: Structure,
+    problem: Problem,
+    assignment: Sequence[int],
+    *,
+    memory: MemoryModel,
+    next_values: Mapping[int, int],
+    phases: Sequence[Phase],
+) -> Stage:
+    """The stage that an assignment means.
+
+    Args:
+        structure: Of the program.
+        problem: Of the mesh.
+        assignment: Value of each variable.
+        memory: Of the problem.
+        next_values: Each state argument's value to the result that replaces it.
+        phases: Phase of each op.
+    """
+    replaced = {result: argument for argument, result in next_values.items()}
+    decoded = decode(structure, problem, assignment, replaced)
+    collectives = (
+        *_reductions(structure, problem, assignment, phases),
+        *_reshardings(structure, problem, assignment, phases),
+    )
+    program = structure.program
+    mesh = problem.pricing.mesh
+    return Stage(
+        index=0,
+        devices=tuple(range(mesh.num_devices)),
+        mesh=mesh,
+        values=decoded.values,
+        operands=decoded.operands,
+        results=decoded.results,
+        memory=_memory(structure, assignment, memory, phases),
+        collectives=tuple(c for c in collectives if c.bytes_ > 0),
+        compute_s=problem.compute_s(assignment),
+        replicated_ops=tuple(
+            f"{op.kind} ({program.values[op.results[0]].name})"
+            for op in program.ops
+            if op.rule is None and op.results and not op.regions
+        ),
+    )
+
+
+def _reductions(
+    structure: Structure,
+    problem: Problem,
+    assignment: Sequence[int],
+    phases: Sequence[Phase],
+) -> Iterator[Collective]:
+    mesh = problem.pricing.mesh
+    for index, group in enumerate(structure.groups):
+        if not group.reduction:
+            continue
+        strategy = strategy_of(problem, assignment, index)
+        node = structure.nodes[group.members[0].node]
+        assert node.op is not None
+        for tensor in group.outputs:
+            if tensor.member != 0:
+                continue
+            value = structure.program.values[tensor.value]
+            (shards,) = shard_counts((strategy,), tensor, mesh)
+            for kind, payload, axes in reductions(
+                strategy, group.reduction, value.bytes_ / shards, mesh
+            ):
+                yield Collective(
+                    phase=phases[node.op],
+                    kind=problem.pricing.actual_kind(kind),
+                    mesh_axes=axes,
+                    bytes_=round(payload),
+                    count=node.trips,
+                    seconds=node.trips
+                    * problem.pricing.collective_s(kind, payload, axes),
+                    value=value.name,
+                    op=node.op,
+                )
+
+
+def _reshardings(
+    structure: Structure,
+    problem: Problem,
+    assignment: Sequence[int],
+    phases: Sequence[Phase],
+) -> Iterator[Collective]:
+    """Each value resharded once for each sharding that something else reads it in."""
+    program, mesh = structure.program, problem.pricing.mesh
+    seen = set()
+    for link in structure.links:
+        source_group = structure.groups[link.source]
+        target_group = structure.groups[link.target]
+        written, read = source_group.outputs[link.output], target_group.inputs[link.input]
+        source = sharding_of(strategy_of(problem, assignment, link.source), written, mesh)
+        target = sharding_of(strategy_of(problem, assignment, link.target), read, mesh)
+        if source == target:
+            continue
+        node = structure.nodes[target_group.members[read.member].node]
+        producer = structure.nodes[source_group.members[written.member].node]
+        scope = None if node.op is None else program.ops[node.op].parent
+        key = (written.value, target, scope)
+        if key in seen:
+            continue
+        seen.add(key)
+        value = program.values[written.value]
+        trips = min(node.trips, producer.trips)
+        op = node.op if node.op is not None else producer.op
+        for step in resharding_steps(
+            source, target, value.shape, itemsize=DTYPE_BYTES[value.dtype], mesh=mesh
+        ):
+            yield Collective(
+                phase=phases[op] if op is not None else Phase.UPDATE,
+                kind=step.kind,
+                mesh_axes=step.mesh_axes,
+                bytes_=step.bytes_,
+                count=trips,
+                seconds=trips * problem.pricing.step_s(step),
+                value=value.name,
+                op=-1 if op is None else op,
+            )
+
+
+def _memory(
+    structure: Structure,
+    assignment: Sequence[int],
+    memory: MemoryModel,
+    phases: Sequence[Phase],
+) -> StageMemory:
+    """Memory at the worst time, by what it is for.
+
+    State: arguments. Gradients: what the backward phase made and the update reads.
+    Activations: what the forward phase made. Temporaries: the rest.
+    """
+    program = structure.program
+    profile = memory.profile(assignment)
+    worst = int(profile.argmax())
+    read_by_update = {
+        value
+        for op in program.ops
+        if phases[op.index] is Phase.UPDATE
+        for value in op.operands
+    }
+    totals = {"state": 0.0, "gradients": 0.0, "activations": 0.0}
+    for value, bytes_ in memory.held(assignment, worst):
+        producer = program.values[value].producer
+        if producer is None:
+            totals["state"] += bytes_
+        elif phases[producer] is Phase.FORWARD:
+            totals["activations"] += bytes_
+        elif phases[producer] is Phase.BACKWARD and value in read_by_update:
+            totals["gradients"] += bytes_
+    parts = {kind: round(total) for kind, total in totals.items()}
+    peak = round(float(profile[worst]))
+    return StageMemory(
+        **parts, temporaries=max(peak - sum(parts.values()), 0), peak=peak
+    )

@@ -1,0 +1,87 @@
+"""The compute of one group, in a form that a strategy can divide."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tepdist.analysis.groups import Group, GroupTensor
+from tepdist.analysis.nodes import Node
+from tepdist.cost.compute import all_bytes, compute_dtype, flops, touched_bytes
+from tepdist.program.graph import Op, Program
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes of one tensor that a kernel moves.
+
+    Attributes:
+        tensor: As the group sees it.
+        bytes_: Of the whole tensor, times how often [B].
+    """
+
+    tensor: GroupTensor
+    bytes_: float
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one run of a group's ops costs on one device without any sharding.
+
+    The first member is one kernel, the rest fuse into another that reads what comes
+    from outside and writes what is read outside.
+
+    Attributes:
+        flops: Of the first member, per step, divided by all its sharded factors.
+        dtype: Element type it computes in.
+        core: Tensors that the first member moves.
+        fused: Tensors that the fused rest moves.
+        kernels: Kernels started per step.
+    """
+
+    flops: float
+    dtype: str
+    core: tuple[Traffic, ...]
+    fused: tuple[Traffic, ...]
+    kernels: int
+
+
+def group_work(
+    program: Program, nodes: Sequence[Node], group: Group, stored: frozenset[int]
+) -> Work:
+    """Work of a group per step.
+
+    Args:
+        program: Whose group it is.
+        nodes: All nodes.
+        group: The group.
+        stored: Values that exist as buffers.
+    """
+    first = nodes[group.members[0].node]
+    op = None if first.op is None or first.pointwise else program.ops[first.op]
+    share = 1.0 if op is None else _share_touched(op, program)
+    core, fused = [], []
+    seen: set[tuple[int, bool]] = set()
+    for tensor in (*group.inputs, *group.outputs):
+        of_core = op is not None and tensor.member == 0
+        key = (tensor.value, of_core)
+        if key in seen or tensor.value not in stored:
+            continue
+        seen.add(key)
+        trips = nodes[group.members[tensor.member].node].trips
+        bytes_ = program.values[tensor.value].bytes_ * trips
+        if of_core:
+            core.append(Traffic(tensor, bytes_ * share))
+        else:
+            fused.append(Traffic(tensor, bytes_))
+    return Work(
+        flops=0.0 if op is None else flops(op, program.values) * first.trips,
+        dtype="f32" if op is None else compute_dtype(op, program.values),
+        core=tuple(core),
+        fused=tuple(fused),
+        kernels=first.trips * (int(op is not None) + int(bool(fused))),
+    )
+
+
+def _share_touched(op: Op, program: Program) -> float:
+    """Share of its operands and results that an op really moves."""
+    total = all_bytes(op, program.values)
+    return touched_bytes(op, program.values) / total if total else 0.0

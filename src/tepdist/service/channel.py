@@ -1,0 +1,104 @@
+"""A client's connection: calls of the protocol, with this package's errors."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from tepdist.errors import OptionsError, SessionError
+from tepdist.service.core import PROTOCOL_VERSION
+from tepdist.service.faults import raised_from
+from tepdist.service.protocol import tepdist_pb2 as pb
+from tepdist.service.protocol import tepdist_pb2_grpc
+
+# A server that is there answers a call without work in it at once; one whose machine
+# is gone is noticed by pings, whatever call waits for it.
+_ANSWER_S = 20.0
+_CHANNEL_OPTIONS = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", 16 * 2**20),
+)
+
+
+class Connection:
+    """A channel to a server and the token that goes with each call.
+
+    Args:
+        address: ``host:port``.
+        token: None if the server asks for none.
+        tls: True to trust the system's authorities, a PEM file to trust those in it;
+            None to talk in the clear.
+    """
+
+    def __init__(
+        self, address: str, *, token: str | None, tls: bool | str | Path | None
+    ) -> None:
+        self.address = address
+        self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        if tls is None or tls is False:
+            self._channel = grpc.insecure_channel(address, _CHANNEL_OPTIONS)
+        else:
+            credentials = grpc.ssl_channel_credentials(_authorities(tls))
+            self._channel = grpc.secure_channel(address, credentials, _CHANNEL_OPTIONS)
+        self._stub = tepdist_pb2_grpc.TepdistStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def server_info(self) -> pb.GetServerInfoResponse:
+        """What runs there.
+
+        Raises:
+            ConnectionLost: if nothing answers, or something else.
+            SessionError: if it speaks another version of the protocol.
+        """
+        info = self.ask("GetServerInfo", pb.GetServerInfoRequest())
+        assert isinstance(info, pb.GetServerInfoResponse)
+        if info.protocol_version != PROTOCOL_VERSION:
+            raise SessionError(
+                f"the server at {self.address} speaks protocol "
+                f"{info.protocol_version}; this client speaks {PROTOCOL_VERSION}",
+                hint=f"install tepdist {info.server_version} here",
+            )
+        return info
+
+    def ask(self, method: str, request: Any) -> Any:
+        """A call that needs no work of the server's."""
+        with raised_from(self.address):
+            return self._method(method)(
+                request, metadata=self._metadata, timeout=_ANSWER_S
+            )
+
+    def send(self, method: str, requests: Iterable[Any]) -> Any:
+        """A call that streams up; waits for as long as it takes."""
+        with raised_from(self.address):
+            return self._method(method)(iter(requests), metadata=self._metadata)
+
+    def receive(self, method: str, request: Any) -> Iterator[Any]:
+        """A call that streams down."""
+        with raised_from(self.address):
+            yield from self._method(method)(request, metadata=self._metadata)
+
+    def exchange(self, method: str, requests: Iterable[Any]) -> Iterator[Any]:
+        """A call that streams both ways."""
+        with raised_from(self.address):
+            yield from self._method(method)(iter(requests), metadata=self._metadata)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        method: Callable[..., Any] = getattr(self._stub, name)
+        return method
+
+
+def _authorities(tls: bool | str | Path) -> bytes | None:
+    if isinstance(tls, bool):
+        return None
+    try:
+        return Path(tls).read_bytes()
+    except OSError as error:
+        raise OptionsError(
+            f"the certificate cannot be read: {error.strerror}", where=str(tls)
+        ) from None

@@ -1,0 +1,1 @@
+"""The protocol: `tepdist.proto` and the stubs made from it by `generate.sh`."""

@@ -1,0 +1,161 @@
+"""Steps and fetches of a session's tensors.
+
+Steps of all sessions are dispatched one after the other, in one order for every
+device.
+"""
+
+import threading
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from tepdist.errors import StateError, StepFailed
+from tepdist.service.failures import (
+    drop_poisoned,
+    first_line,
+    raise_failures,
+    step_failed,
+)
+from tepdist.service.held import (
+    ClientSession,
+    HeldTensor,
+    LoadedProgram,
+    check_spec,
+)
+from tepdist.service.tensors import Spec, whole
+
+
+class DeviceQueue:
+    """The one order in which steps of all sessions reach the devices."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def step(
+        self,
+        session: ClientSession,
+        program: LoadedProgram,
+        arguments: Sequence[int | np.ndarray],
+    ) -> tuple[int, list[int]]:
+        """Starts one step.
+
+        Args:
+            session: Whose tensors they are.
+            program: Of that session.
+            arguments: Handle or host array of each.
+
+        Returns:
+            (number of the step, handles of its results).
+
+        Raises:
+            StepFailed: if an earlier step failed, or this one cannot start.
+            StateError: if an argument is of another shape or dtype, or gone.
+        """
+        with session.lock, jax.enable_x64(True):
+            raise_failures(session)
+            _check_handles(session, program, arguments)
+            placed = [
+                _place(session, program, position=position, argument=argument)
+                for position, argument in enumerate(arguments)
+            ]
+            number = program.num_steps + 1
+            label = f"step {number} of {program.name!r}"
+            try:
+                with self._lock:
+                    results = program.executable(placed)
+            except jax.errors.JaxRuntimeError as error:
+                drop_poisoned(session)
+                raise step_failed(label, error, program) from error
+            program.num_steps = number
+            session.tensors.remove(_consumed(program, arguments))
+            if program.watched_result is not None:
+                program.under_way.append((number, results[program.watched_result]))
+            return number, [
+                session.tensors.add(HeldTensor(array, spec, label))
+                for array, (_, spec) in zip(results, program.results, strict=True)
+            ]
+
+
+def fetch(session: ClientSession, handle: int) -> np.ndarray:
+    """A tensor in host memory, once the step that makes it has ended.
+
+    Raises:
+        StepFailed: if that step, or an earlier one, failed.
+        StateConsumed: if the tensor is gone.
+    """
+    with session.lock:
+        raise_failures(session)
+        held = session.tensors.get(handle)
+    try:
+        return whole(held.array)
+    except jax.errors.JaxRuntimeError as error:
+        with session.lock:
+            raise_failures(session)
+            drop_poisoned(session)
+        raise StepFailed(
+            f"{held.made_by or 'the transfer'} failed: {first_line(error)}",
+            hint="go on from an earlier state, or make one anew",
+        ) from error
+    except RuntimeError:  # a step consumed it while it was being read
+        session.tensors.get(handle)
+        raise
+
+
+def _place(
+    session: ClientSession,
+    program: LoadedProgram,
+    *,
+    position: int,
+    argument: int | np.ndarray,
+) -> jax.Array:
+    """One argument on the devices, where the program wants it."""
+    if isinstance(argument, np.ndarray):
+        return program.executable.put(position, argument)
+    held = session.tensors.get(argument)
+    if isinstance(held.array, np.ndarray):
+        array = program.executable.put(position, held.array)
+        session.tensors.replace(argument, HeldTensor(array, held.spec))
+        return array
+    wanted = program.executable.argument_shardings[position]
+    if held.array.sharding.is_equivalent_to(wanted, held.array.ndim):
+        return held.array
+    return jax.device_put(held.array, wanted)
+
+
+def _check_handles(
+    session: ClientSession,
+    program: LoadedProgram,
+    arguments: Sequence[int | np.ndarray],
+) -> None:
+    """Refuses a step before anything of it is done."""
+    if len(arguments) != len(program.arguments):
+        raise StateError(
+            f"{program.name!r} takes {len(program.arguments)} arguments; "
+            f"{len(arguments)} came"
+        )
+    first_use: dict[int, str] = {}
+    donated = set(_consumed(program, arguments))
+    for (role, spec), argument in zip(program.arguments, arguments, strict=True):
+        if isinstance(argument, np.ndarray):
+            check_spec(role, spec, Spec.of(argument))
+            continue
+        check_spec(role, spec, session.tensors.get(argument).spec)
+        if argument in donated and argument in first_use:
+            raise StateError(
+                f"one tensor is passed for {first_use[argument]} and {role.name}, and "
+                "the step consumes it",
+                where=role.name,
+                hint="put or make two tensors",
+            )
+        first_use[argument] = role.name
+
+
+def _consumed(
+    program: LoadedProgram, arguments: Sequence[int | np.ndarray]
+) -> list[int]:
+    return [
+        argument
+        for (role, _), argument in zip(program.arguments, arguments, strict=True)
+        if role.donated and not isinstance(argument, np.ndarray)
+    ]

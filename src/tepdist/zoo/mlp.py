@@ -1,0 +1,78 @@
+"""MLP: dense layers with relu between, mean squared error, Adam."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from tepdist.zoo.blocks import dense, normal
+from tepdist.zoo.keys import DTYPES, key
+from tepdist.zoo.program import Model, Tree, ZooProgram, abstract, assemble
+
+
+@dataclass(frozen=True, slots=True)
+class MlpKeys:
+    """Keys of ``zoo:mlp``."""
+
+    layers: int = key(6, "dense layers")
+    width: int = key(256, "width of every layer, input and output")
+    batch: int = key(32, "rows per step")
+    dtype: str = key("f32", "compute dtype; state is f32", tuple(DTYPES))
+    lr: float = key(1e-3, "Adam's learning rate")
+
+
+def build_mlp(name: str, keys: MlpKeys) -> ZooProgram:
+    """The train step of this MLP."""
+    shape = (keys.batch, keys.width)
+
+    def loss(params: Tree, batch: Tree) -> jax.Array:
+        predicted = apply_layers(batch["x"].astype(DTYPES[keys.dtype]), params)
+        return mean_squared_error(predicted, batch["y"])
+
+    model = Model(
+        init_params=lambda key: init_params(key, keys),
+        loss=loss,
+        make_batch=lambda seed: make_regression(seed, shape),
+        batch={name: abstract(shape, jnp.float32) for name in ("x", "y")},
+        optimizer=optax.adam(keys.lr),
+        dtype=keys.dtype,
+    )
+    return assemble(name, model, dataclasses.asdict(keys))
+
+
+def apply_layers(x_bi: jax.Array, params: Tree) -> jax.Array:
+    """[b, width] to [b, width] in the dtype of the input."""
+    for index, layer in enumerate(params):
+        if index:
+            x_bi = lax.select(x_bi > 0, x_bi, lax.full_like(x_bi, 0))
+        x_bi = dense(x_bi, layer["w"], layer["b"])
+    return x_bi
+
+
+def mean_squared_error(predicted: jax.Array, wanted: jax.Array) -> jax.Array:
+    """Mean over all elements, in f32."""
+    error = predicted.astype(jnp.float32) - wanted
+    return jnp.sum(error * error) / error.size
+
+
+def init_params(key: jax.Array, keys: MlpKeys) -> Tree:
+    """He's normal weights and zero biases, a tuple over layers."""
+    width = keys.width
+    return tuple(
+        {
+            "w": normal(layer_key, (width, width), math.sqrt(2 / width)),
+            "b": jnp.zeros((width,)),
+        }
+        for layer_key in jax.random.split(key, keys.layers)
+    )
+
+
+def make_regression(seed: int, shape: tuple[int, ...]) -> Tree:
+    """Normal inputs and the sine of each as the output to learn."""
+    inputs = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+    return {"x": inputs, "y": np.sin(inputs)}
