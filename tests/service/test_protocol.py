@@ -73,6 +73,7 @@ def test_options_survive_the_wire(options):
     assert convert.options_from_proto(convert.options_to_proto(options)) == options
 
 
-def test_an_unknown_level_is_refused():
-    with pytest.raises(errors.OptionsError, match="level 'O9'"):
-        convert.options_from_proto(pb.PlanOptions(level="O9"))
+@pytest.mark.parametrize("options", [Options(zero=-1), Options(level=2)])
+def test_an_option_without_room_on_the_wire_is_refused(options):
+    with pytest.raises(errors.OptionsError, match="cannot be sent"):
+        convert.options_to_proto(options)

@@ -146,7 +146,7 @@ class _Grower:
     def place(self, index: int) -> None:
         """Puts a node into a group: a neighbour's, or its own."""
         node = self._nodes[index]
-        if node.pointwise and node.op is not None and len(node.outputs) == 1:
+        if node.pointwise and len(node.outputs) == 1:
             for root, view, tensor in self._candidates(node):
                 if self._join(index, root, view, tensor):
                     return
@@ -194,7 +194,7 @@ class _Grower:
     def _found(self, index: int) -> None:
         node = self._nodes[index]
         group = _Growing(index)
-        group.pointwise = node.pointwise and node.op is not None
+        group.pointwise = node.pointwise
         factors: list[int | None] = []
         for own, size in enumerate(node.sizes):
             if size == 1:

@@ -8,7 +8,8 @@ factors its tensors share. Three kinds of op make no node:
   what was broadcast.
 * Ops on scalars alone lie on every device.
 * Control flow: its region ops are nodes like any other, tied to the op's operands and
-  results by one *slot* node for each carried value.
+  results by one *slot* node for each carried value. An optimization barrier, whose
+  operands have nothing to do with one another, is as many slots.
 """
 
 from collections.abc import Iterator, Mapping
@@ -56,6 +57,8 @@ class Node:
 # Trips of a loop whose condition tells no count.
 UNKNOWN_TRIPS = 1
 CONTROL_FLOW = frozenset({"stablehlo.while", "stablehlo.case", "stablehlo.if"})
+BARRIER = "stablehlo.optimization_barrier"
+SLOTTED = CONTROL_FLOW | {BARRIER}
 _SOURCES = frozenset({"stablehlo.constant", "stablehlo.iota"})
 
 
@@ -136,7 +139,7 @@ def build_nodes(
         follows = (next_values[value],) if value in next_values else ()
         nodes.append(_held(program, (value,), follows, 1))
     for op in program.ops:
-        if op.kind in CONTROL_FLOW:
+        if op.kind in SLOTTED:
             nodes.extend(_slots(program, op, counts[op.index]))
         elif not _makes_no_node(program, op):
             nodes.append(_op_node(program, op, counts[op.index]))
@@ -151,7 +154,12 @@ def _makes_no_node(program: Program, op: Op) -> bool:
 
 
 def _held(
-    program: Program, outputs: tuple[int, ...], inputs: tuple[int, ...], trips: int
+    program: Program,
+    outputs: tuple[int, ...],
+    inputs: tuple[int, ...],
+    trips: int,
+    *,
+    pointwise: bool = False,
 ) -> Node:
     """A node that only holds tensors of one shape: a factor for each dim."""
     shape = program.values[outputs[0]].shape
@@ -162,6 +170,7 @@ def _held(
         inputs=tuple(_resolved(program, [Tensor(value, dims) for value in inputs])),
         outputs=tuple(Tensor(value, dims) for value in outputs),
         trips=trips,
+        pointwise=pointwise,
     )
 
 
@@ -170,13 +179,20 @@ def _slots(program: Program, op: Op, trips: int) -> Iterator[Node]:
         if not program.values[result].shape:
             continue
         outputs, inputs = [result], []
-        if op.kind == "stablehlo.while":
+        if op.kind in ("stablehlo.while", BARRIER):
             inputs.append(op.operands[position])
+        if op.kind == "stablehlo.while":
             outputs += [region.arguments[position] for region in op.regions]
         for region in op.regions:
             if len(region.yields) == len(op.results):  # not a while's condition
                 inputs.append(region.yields[position])
-        yield _held(program, tuple(outputs), tuple(inputs), trips)
+        yield _held(
+            program,
+            tuple(outputs),
+            tuple(inputs),
+            trips,
+            pointwise=op.kind == BARRIER,
+        )
 
 
 def _op_node(program: Program, op: Op, trips: int) -> Node:

@@ -1,76 +1,23 @@
-"""Planning options as the command line writes them."""
+"""Planning options as the command line writes them: the Python words with dashes."""
 
 import functools
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import click
 
 from tepdist.errors import OptionsError
-from tepdist.plan.types import Options
+from tepdist.frontends.options import PLAN_WORDS, parse_size, read_options
 from tepdist.sharding import Mesh
 
-Dims = tuple[tuple[str, ...], ...]
 
-UNITS: Mapping[str, int] = MappingProxyType(
-    {
-        "": 1,
-        "b": 1,
-        "kb": 10**3,
-        "mb": 10**6,
-        "gb": 10**9,
-        "tb": 10**12,
-        "kib": 2**10,
-        "mib": 2**20,
-        "gib": 2**30,
-        "tib": 2**40,
-    }
-)
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
-
-
-def parse_size(text: str) -> int:
-    """A size in bytes.
-
-    >>> parse_size("1.5GiB"), parse_size("2GB"), parse_size("512")
-    (1610612736, 2000000000, 512)
+def read_constraints_file(path: Path) -> Mapping[str, Any]:
+    """Constraints from a JSON file: name pattern to per dim null, an axis or several.
 
     Raises:
-        OptionsError: if it is not a positive number and a unit.
-    """
-    match = _SIZE.fullmatch(text.strip())
-    unit = UNITS.get(match[2].lower()) if match else None
-    if match is None or unit is None or float(match[1]) <= 0:
-        raise OptionsError(f"size {text!r} is not readable", hint="write e.g. 40GiB")
-    return int(float(match[1]) * unit)
-
-
-def parse_constraints(document: Any) -> Mapping[str, Dims]:
-    """Name patterns to shardings from decoded JSON.
-
-    >>> parse_constraints({"params/*/w1": [None, "model"]})
-    {'params/*/w1': ((), ('model',))}
-
-    Raises:
-        OptionsError: if it is not of that form.
-    """
-    if not isinstance(document, dict):
-        raise OptionsError(
-            "constraints are not an object of name patterns",
-            hint='write {"params/*/mlp/w1": [null, "model"]}',
-        )
-    return {pattern: _parse_dims(pattern, dims) for pattern, dims in document.items()}
-
-
-def read_constraints(path: Path) -> Mapping[str, Dims]:
-    """Constraints from a JSON file.
-
-    Raises:
-        OptionsError: if it cannot be read or is not of the form above.
+        OptionsError: if it cannot be read or is not of that form.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -82,28 +29,15 @@ def read_constraints(path: Path) -> Mapping[str, Dims]:
         raise OptionsError(
             f"the constraints are not JSON: {error}", where=str(path)
         ) from None
-    try:
-        return parse_constraints(document)
-    except OptionsError as error:
-        raise OptionsError(error.problem, where=str(path), hint=error.hint) from None
-
-
-def _parse_dims(pattern: str, dims: Any) -> Dims:
-    parsed: list[tuple[str, ...]] = []
-    for axes in dims if isinstance(dims, list) else [dims]:
-        match axes:
-            case None:
-                parsed.append(())
-            case str():
-                parsed.append((axes,))
-            case list() if all(isinstance(axis, str) for axis in axes):
-                parsed.append(tuple(axes))
-            case _:
-                raise OptionsError(
-                    f"constraint {pattern!r} is not a list of mesh axes: {dims!r}",
-                    hint='write per dim null, "axis" or ["axis", "axis"]',
-                )
-    return tuple(parsed)
+    is_table = isinstance(document, dict)
+    if not is_table or not all(isinstance(dims, list) for dims in document.values()):
+        raise OptionsError(
+            "the constraints are not an object of name patterns and lists",
+            where=str(path),
+            hint='write {"params/*/mlp/w1": [null, "model"]}',
+        )
+    constraints: Mapping[str, Any] = document
+    return constraints
 
 
 def _at(flag: str, parse: Callable[[str], Any]) -> Callable[..., Any]:
@@ -121,6 +55,7 @@ def _at(flag: str, parse: Callable[[str], Any]) -> Callable[..., Any]:
     return callback
 
 
+# Each is named after the word of `tepdist.frontends.options` that it gives.
 _FLAGS = (
     click.option(
         "--level",
@@ -130,10 +65,17 @@ _FLAGS = (
         help="O1: rules of thumb; O2: solver, with a lower bound; O3: stages too.",
     ),
     click.option(
-        "--mesh", callback=_at("--mesh", Mesh.parse), help="2x4, data=2,model=4."
+        "--mesh", callback=_at("--mesh", Mesh.parse), help="2x4 or data=2,model=4."
     ),
-    click.option("--stages", type=click.IntRange(1), help="Pipeline stages."),
-    click.option("--micro-batches", type=click.IntRange(1), help="Micro-batches."),
+    click.option(
+        "--stages", "num_stages", type=click.IntRange(1), help="Pipeline stages."
+    ),
+    click.option(
+        "--micro-batches",
+        "num_micro_batches",
+        type=click.IntRange(1),
+        help="Slices of the batch.",
+    ),
     click.option("--schedule", help="Pipeline schedule."),
     click.option(
         "--memory-limit",
@@ -147,7 +89,7 @@ _FLAGS = (
     ),
     click.option(
         "--constraints",
-        callback=_at("--constraints", lambda text: read_constraints(Path(text))),
+        callback=_at("--constraints", lambda text: read_constraints_file(Path(text))),
         help='JSON file: {"params/*/mlp/w1": [null, "model"]}.',
     ),
 )
@@ -157,26 +99,9 @@ def planning_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Gives a command the planning flags, and hands them over as `options`."""
 
     @functools.wraps(command)
-    def with_options(
-        *,
-        stages: int | None,
-        micro_batches: int | None,
-        memory_limit: int | None,
-        time_limit: float | None,
-        constraints: Mapping[str, Dims] | None,
-        **rest: Any,
-    ) -> Any:
-        options = Options(
-            level=rest.pop("level"),
-            mesh=rest.pop("mesh"),
-            num_stages=stages,
-            num_micro_batches=micro_batches,
-            schedule=rest.pop("schedule"),
-            memory_limit_bytes=memory_limit,
-            time_limit_s=time_limit,
-            constraints=constraints or {},
-        )
-        return command(options=options, **rest)
+    def with_options(**given: Any) -> Any:
+        words = {name: given.pop(name) for name in PLAN_WORDS if name in given}
+        return command(options=read_options(words), **given)
 
     decorated: Callable[..., Any] = with_options
     for flag in reversed(_FLAGS):

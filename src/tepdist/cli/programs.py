@@ -1,13 +1,9 @@
-"""PROGRAM and cluster arguments: files, built-in programs, devices at hand."""
+"""PROGRAM arguments: files and built-in programs."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
-
-from tepdist.cluster.model import Cluster
-from tepdist.cluster.presets import parse_cluster
-from tepdist.errors import ClusterError, ProgramError
+from tepdist.errors import ProgramError
 from tepdist.frontends import files
 from tepdist.frontends.jax import trace
 from tepdist.program.graph import Program
@@ -58,42 +54,3 @@ def load_program(text: str) -> LoadedProgram:
         )
     program, roles = files.load(path)
     return LoadedProgram(program, roles)
-
-
-def cluster_at_hand() -> Cluster:
-    """The cluster of this process's devices.
-
-    Raises:
-        ClusterError: if they are of a kind that has to be named.
-    """
-    devices = jax.devices()
-    if devices[0].platform != "cpu":
-        raise ClusterError(
-            f"at hand are {len(devices)} x {devices[0].device_kind}",
-            hint="name them, e.g. --cluster 8xh100, or give a TOML file",
-        )
-    return parse_cluster(f"cpu:{len(devices)}")
-
-
-def set_up_devices(cluster: Cluster) -> None:
-    """Makes the cluster's virtual CPU devices, or checks that its devices are here.
-
-    Raises:
-        ClusterError: if the machine has other or fewer devices.
-    """
-    if cluster.device.platform == "cpu":
-        jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", cluster.num_devices)
-    devices = jax.devices()
-    platform = devices[0].platform
-    if platform != cluster.device.platform:
-        raise ClusterError(
-            f"cluster {cluster.name} is of {cluster.device.platform} devices; this "
-            f"machine has {len(devices)} of {platform}",
-            hint="plan for it with `tepdist plan`; run on e.g. --cluster cpu:8",
-        )
-    if len(devices) < cluster.num_devices:
-        raise ClusterError(
-            f"cluster {cluster.name} has {cluster.num_devices} devices; this machine "
-            f"has {len(devices)}"
-        )

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from tepdist.cli.options import planning_options
-from tepdist.cli.programs import LoadedProgram, load_program, set_up_devices
+from tepdist.cli.programs import LoadedProgram, load_program
 from tepdist.cli.progress import shown_progress
 from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
@@ -22,6 +22,7 @@ from tepdist.plan.types import Options
 from tepdist.program.graph import Program, Value
 from tepdist.report.terminal import plan_screen
 from tepdist.report.units import seconds_text
+from tepdist.runtime.devices import devices_for
 from tepdist.runtime.local import Executable
 
 Array = jax.Array | npt.NDArray[Any]
@@ -43,7 +44,7 @@ def run(*, program: str, cluster: str, steps: int, options: Options) -> None:
     small random floats and zero integers, always the same.
     """
     target = parse_cluster(cluster)
-    set_up_devices(target)
+    devices = devices_for(target)
     with shown_progress("planning", quiet=False) as report:
         loaded = load_program(program)
         plan = compile_plan(
@@ -51,7 +52,7 @@ def run(*, program: str, cluster: str, steps: int, options: Options) -> None:
         )
         report("compiling", 1.0)
         _enable_wide_types(loaded.program)
-        executable = Executable(plan)
+        executable = Executable(plan, devices)
     Console().print(plan_screen(plan))
     click.echo()
     times = step_all(executable, first_arguments(loaded), steps=steps)
@@ -106,7 +107,7 @@ def first_arguments(loaded: LoadedProgram) -> list[Array]:
     """Host arrays for the first step, in the program's order."""
     built_in = loaded.built_in
     if built_in is not None:
-        state = built_in.init(jax.random.key(SEED))
+        state = jax.jit(built_in.init)(jax.random.key(SEED))
         return list(jax.tree.leaves((state, built_in.make_batch(SEED))))
     generator = np.random.default_rng(SEED)
     program = loaded.program

@@ -5,10 +5,9 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from tepdist.cli.programs import cluster_at_hand, set_up_devices
-from tepdist.cluster.presets import parse_cluster
 from tepdist.report.terminal import new_table
 from tepdist.report.units import bytes_text, seconds_text
+from tepdist.runtime.devices import resolve_cluster
 from tepdist.service.channel import Connection
 from tepdist.service.protocol import tepdist_pb2 as pb
 from tepdist.service.server import (
@@ -57,11 +56,7 @@ def serve(
         tls = ServerTls(tls_cert, tls_key)
     elif tls_cert is not None or tls_key is not None:
         raise click.UsageError("--tls-cert and --tls-key go together")
-    if cluster is None:
-        target = cluster_at_hand()
-    else:
-        target = parse_cluster(cluster)
-        set_up_devices(target)
+    target = resolve_cluster(cluster)
 
     def announce(address: str) -> None:
         click.echo(f"serving {target.name} on {address}")

@@ -185,7 +185,7 @@ def _parts(
     # Devices of one group that lie in one unit of each level.
     counts = tuple(max(1, unit // stride) for unit in within)
     lines_up = all(
-        (unit % stride == 0 or stride % unit == 0) and size % count == 0
+        (unit % stride == 0 or unit <= stride) and size % count == 0
         for unit, count in zip(within, counts, strict=True)
     )
     if not lines_up:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from tepdist.cluster.model import Cluster, Span
 from tepdist.cost.collectives import collective_s
-from tepdist.cost.resharding import Step, resharding_steps, step_spans
+from tepdist.cost.resharding import resharding_steps, step_spans
+from tepdist.cost.resharding_walk import Step
 from tepdist.sharding import Mesh, Sharding
 
 Array = NDArray[np.float64]

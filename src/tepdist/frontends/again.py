@@ -55,4 +55,6 @@ def keep_state(options: Options, plan: Plan) -> Options:
         glob.escape(name): sharding.dims
         for name, sharding in plan.argument_shardings(Role.STATE).items()
     }
-    return replace(options, mesh=stage.mesh, constraints={**options.constraints, **kept})
+    return replace(
+        options, mesh=stage.mesh, constraints={**options.constraints, **kept}
+    )

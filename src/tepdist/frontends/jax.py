@@ -46,6 +46,7 @@ class Traced:
         call: What goes in.
         result_tree: Structure of what comes out.
         results: What comes out, in the program's order.
+        key_results: Which of these are typed keys.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Traced:
     call: Call
     result_tree: TreeDef
     results: tuple[Leaf, ...]
+    key_results: tuple[int, ...]
 
     def read(self) -> Program:
         """The normalised program, its arguments named as in `roles`.
@@ -74,8 +76,10 @@ class Traced:
 
     def unflatten(self, results: Sequence[jax.Array]) -> Tree:
         """What the function returns, from the program's results in order."""
-        wrapped = map(wrap_key, results, self.results)
-        return jax.tree.unflatten(self.result_tree, list(wrapped))
+        arrays = list(results)
+        for index in self.key_results:
+            arrays[index] = wrap_key(arrays[index], self.results[index])
+        return jax.tree.unflatten(self.result_tree, arrays)
 
 
 def trace(
@@ -153,6 +157,9 @@ def trace_call(
         call=call,
         result_tree=result_tree,
         results=results,
+        key_results=tuple(
+            index for index, leaf in enumerate(results) if leaf.key_impl is not None
+        ),
     )
 
 

@@ -5,11 +5,13 @@ The words are those of the command line, without dashes; what is left out is sea
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypedDict
 
 from tepdist.errors import OptionsError
+from tepdist.frontends.call import CallOptions, call_options
 from tepdist.plan.types import Options
 from tepdist.sharding import Mesh
 
@@ -49,7 +51,52 @@ class PlanOptions(TypedDict, total=False):
     exact: bool
 
 
-_KNOWN = tuple(PlanOptions.__annotations__)
+class StepOptions(PlanOptions, total=False):
+    """Options of a function: what its arguments are, and what to ask of a search.
+
+    See `tepdist.frontends.jax.trace` for the former.
+    """
+
+    state_argnums: int | Iterable[int]
+    batch_argnums: int | Iterable[int] | None
+    static_argnums: int | Iterable[int]
+    static_argnames: str | Iterable[str]
+    donate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """A function's options, read.
+
+    Attributes:
+        call: What its arguments are.
+        donate: Whether a state that is replaced may be overwritten.
+        plan: What to ask of the search.
+    """
+
+    call: CallOptions
+    donate: bool
+    plan: Options
+
+
+PLAN_WORDS = tuple(PlanOptions.__annotations__)
+CALL_WORDS = ("state_argnums", "batch_argnums", "static_argnums", "static_argnames")
+STEP_WORDS = (*PLAN_WORDS, *CALL_WORDS, "donate")
+
+
+def read_step_options(fn: Callable[..., Any], given: StepOptions) -> ReadOptions:
+    """All options that a user gave for a function by keyword.
+
+    Raises:
+        OptionsError: naming an option that is unknown or not readable.
+    """
+    words: dict[str, Any] = dict(given)
+    for name in words:
+        if name not in STEP_WORDS:
+            raise _unknown(name, STEP_WORDS)
+    donate = bool(words.pop("donate", True))
+    call = {name: words.pop(name) for name in CALL_WORDS if name in words}
+    return ReadOptions(call_options(fn, **call), donate, read_options(words))
 
 
 def read_options(given: Mapping[str, Any]) -> Options:
@@ -62,11 +109,8 @@ def read_options(given: Mapping[str, Any]) -> Options:
         OptionsError: naming an option that is unknown or not readable.
     """
     for name in given:
-        if name not in _KNOWN:
-            close = difflib.get_close_matches(name, _KNOWN, n=1)
-            meant = f"did you mean {close[0]!r}? " if close else ""
-            known = ", ".join(_KNOWN)
-            raise OptionsError(f"unknown option {name!r}", hint=f"{meant}known: {known}")
+        if name not in PLAN_WORDS:
+            raise _unknown(name, PLAN_WORDS)
     level = given.get("level", "O2")
     if level not in LEVELS:
         raise OptionsError(f"level {level!r} is none of {', '.join(LEVELS)}")
@@ -103,7 +147,7 @@ def read_mesh(mesh: UserMesh | None) -> Mesh | None:
         case Mapping():
             return Mesh(tuple((str(name), int(size)) for name, size in mesh.items()))
         case Sequence() if all(isinstance(size, int) for size in mesh):
-            return Mesh.of_shape(tuple(mesh))
+            return Mesh.of_shape(tuple(int(size) for size in mesh))
     raise OptionsError(
         f"mesh {mesh!r} is not readable", hint='write "2x4", "data=2,model=4" or (2, 4)'
     )
@@ -137,6 +181,14 @@ def parse_size(text: str) -> int:
     if match is None or unit is None or float(match[1]) <= 0:
         raise OptionsError(f"size {text!r} is not readable", hint="write e.g. 40GiB")
     return int(float(match[1]) * unit)
+
+
+def _unknown(name: str, known: tuple[str, ...]) -> OptionsError:
+    close = difflib.get_close_matches(name, known, n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return OptionsError(
+        f"unknown option {name!r}", hint=f"{meant}known: {', '.join(known)}"
+    )
 
 
 def _dims(pattern: str, dims: UserDims) -> tuple[tuple[str, ...], ...]:

@@ -11,6 +11,8 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import sdy
 
 from tepdist.analysis.nodes import CONTROL_FLOW, is_generated, source_dims
+from tepdist.cost.axis_parts import AxisPart, PartSharding
+from tepdist.cost.resharding import resharding_path
 from tepdist.plan.types import Stage
 from tepdist.program.graph import TOKEN, Op, Program
 from tepdist.program.module import parse
@@ -128,9 +130,21 @@ class _Annotator:
                 if generated:
                     self._made[key] = self._generate(value, given, sharding, before)
                 else:
-                    attribute = self._attribute(sharding)
-                    self._made[key] = sdy.ShardingConstraintOp(given, attribute).result
+                    self._made[key] = self._reshard(value, given, sharding)
         return self._made[key]
+
+    def _reshard(self, value: int, given: ir.Value, target: Sharding) -> ir.Value:
+        """The value resharded by exactly the steps that it was priced by.
+
+        Left to find its own way, the partitioner gathers whole tensors for some pairs
+        of shardings on two axes. So each step's outcome is stated.
+        """
+        source, mesh = self._stage.values[value], self._stage.mesh
+        shape = self._program.values[value].shape
+        for parts in resharding_path(source, target, shape, mesh=mesh):
+            attribute = parts_attribute(parts, mesh)
+            given = sdy.ShardingConstraintOp(given, attribute).result
+        return given
 
     def _generate(
         self, value: int, given: ir.Value, sharding: Sharding, before: ir.Operation
@@ -155,8 +169,10 @@ class _Annotator:
         clone = source.clone()
         for position, operand in enumerate(operands):
             clone.operands[position] = operand
-        clone.attributes[SHARDING] = self._per_value([sharding])
-        return clone.results[0]
+        made = clone.results[0]
+        if not sharding.dims:
+            return made
+        return sdy.ShardingConstraintOp(made, self._attribute(sharding)).result
 
     def _source(self, op: Op, sharding: Sharding) -> Sharding:
         """How a broadcast's operand must lie for its result to lie like this."""
@@ -174,13 +190,23 @@ class _Annotator:
         return len(self._blocks) - 1
 
     def _state_results(self, index: int, operation: ir.Operation) -> None:
-        op = self._program.ops[index]
-        if not op.results:
-            return
-        shardings = [self._stage.values[value] for value in op.results]
-        if any(self._program.values[value].dtype == TOKEN for value in op.results):
-            return
-        operation.attributes[SHARDING] = self._per_value(shardings)
+        """Follows each result with a constraint that all its readers read.
+
+        XLA keeps constraints only: it drops what is stated on other ops. A constraint
+        that is its value's only reader is what Shardy takes for the value's own
+        sharding.
+        """
+        for position, value in enumerate(self._program.ops[index].results):
+            described = self._program.values[value]
+            if not described.shape or described.dtype == TOKEN:
+                continue
+            if is_generated(self._program, value):
+                continue
+            result = operation.results[position]
+            attribute = self._attribute(self._stage.values[value])
+            with ir.InsertionPoint.after(operation):
+                constraint = sdy.ShardingConstraintOp(result, attribute)
+            result.replace_all_uses_except(constraint.result, [constraint.operation])
 
     def _state_yields(self, index: int, operation: ir.Operation) -> None:
         """A region hands its values out in the sharding of the op's results."""
@@ -215,11 +241,6 @@ class _Annotator:
             self._attributes[sharding] = sharding_attribute(sharding)
         return self._attributes[sharding]
 
-    def _per_value(self, shardings: Sequence[Sharding]) -> ir.Attribute:
-        return sdy.TensorShardingPerValueAttr.get(
-            [self._attribute(sharding) for sharding in shardings]
-        )
-
 
 def mesh_attribute(mesh: Mesh) -> ir.Attribute:
     """``#sdy.mesh<["x"=2, "y"=4]>`` in the current context."""
@@ -230,13 +251,26 @@ def mesh_attribute(mesh: Mesh) -> ir.Attribute:
 
 def sharding_attribute(sharding: Sharding) -> ir.Attribute:
     """``#sdy.sharding<@mesh, [{"x"}, {}]>``, closed, in the current context."""
-    dims = [
-        sdy.DimensionShardingAttr.get(
-            [sdy.AxisRefAttr.get(axis) for axis in axes], is_closed=True
-        )
-        for axes in sharding.dims
-    ]
-    return sdy.TensorShardingAttr.get(MESH_NAME, dims)
+    return _closed([[sdy.AxisRefAttr.get(a) for a in axes] for axes in sharding.dims])
+
+
+def parts_attribute(sharding: PartSharding, mesh: Mesh) -> ir.Attribute:
+    """The same over parts of axes, e.g. ``{"y":(1)2}``."""
+    return _closed([[_part_attribute(p, mesh) for p in parts] for parts in sharding])
+
+
+def _part_attribute(part: AxisPart, mesh: Mesh) -> ir.Attribute:
+    if part.size == mesh.axis_size(part.axis):
+        return sdy.AxisRefAttr.get(part.axis)
+    place = sdy.SubAxisInfoAttr.get(part.pre_size, part.size)
+    return sdy.AxisRefAttr.get(part.axis, place)
+
+
+def _closed(dims: Sequence[Sequence[ir.Attribute]]) -> ir.Attribute:
+    return sdy.TensorShardingAttr.get(
+        MESH_NAME,
+        [sdy.DimensionShardingAttr.get(axes, is_closed=True) for axes in dims],
+    )
 
 
 def _main(module: ir.Module) -> ir.Operation:

@@ -10,6 +10,7 @@ from tepdist.sharding import Mesh, Sharding
 
 T = TypeVar("T")
 
+PHASES = ("forward", "backward", "update", "transfer")
 COSTS = (
     "step_time_s",
     "compute_s",
@@ -123,7 +124,7 @@ def diff(left: Plan, right: Plan) -> PlanDiff:
 
 
 def traffic(stages: Iterable[Stage]) -> dict[tuple[str, str], Traffic]:
-    """Collectives of a step added up by (phase, kind)."""
+    """Collectives of a step added up by (phase, kind), in the order of phases."""
     groups: dict[tuple[str, str], list[Collective]] = defaultdict(list)
     for stage in stages:
         for collective in stage.collectives:
@@ -134,8 +135,12 @@ def traffic(stages: Iterable[Stage]) -> dict[tuple[str, str], Traffic]:
             bytes_=sum(each.count * each.bytes_ for each in group),
             seconds=sum(each.seconds for each in group),
         )
-        for key, group in groups.items()
+        for key, group in sorted(groups.items(), key=lambda item: _phase_rank(*item[0]))
     }
+
+
+def _phase_rank(phase: str, kind: str) -> tuple[int, str]:
+    return PHASES.index(phase) if phase in PHASES else len(PHASES), kind
 
 
 def _changed(left: T, right: T) -> tuple[T, T] | None:

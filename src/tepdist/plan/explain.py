@@ -119,7 +119,7 @@ def _update_values(plan: Plan, name: str, index: int) -> set[int]:
     """Values of an argument's size on the way back from its next value.
 
     An optimizer's update is elementwise: this walk meets the gradient, transposed
-    perhaps, and ends at the products that made it, whose operands have other sizes.
+    perhaps, and ends at the product or sum that made it.
     """
     program = plan.program
     todo = [
@@ -135,8 +135,9 @@ def _update_values(plan: Plan, name: str, index: int) -> set[int]:
         if current in seen or value.num_elements != size:
             continue
         seen.add(current)
-        if value.producer is not None:
-            todo.extend(program.ops[value.producer].operands)
+        op = None if value.producer is None else program.ops[value.producer]
+        if op is not None and not (op.rule and op.rule.reduction):
+            todo.extend(op.operands)
     return seen
 
 

@@ -44,7 +44,7 @@ def extract(bytecode: bytes, name: str) -> Program:
         name: Of the program, for people.
 
     Raises:
-        ProgramError: if a value has a dynamic shape or is no tensor.
+        ProgramError: if a value is no tensor.
     """
     with modules.new_context():
         module = modules.parse(bytecode)
@@ -164,15 +164,10 @@ def _read_type(type_: ir.Type, name: str) -> Type:
     """Shape and dtype of a value's type.
 
     Raises:
-        ProgramError: unless it is a token or a tensor of known shape.
+        ProgramError: unless it is a token or a tensor.
     """
     if str(type_) == "!stablehlo.token":
         return (), TOKEN
     if not isinstance(type_, ir.RankedTensorType):
         raise ProgramError(f"value {name} has type {type_}, which is no tensor")
-    if not type_.has_static_shape:
-        raise ProgramError(
-            f"value {name} has the dynamic shape {type_}",
-            hint="lower the program for fixed shapes",
-        )
     return tuple(type_.shape), str(type_.element_type)

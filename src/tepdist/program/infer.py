@@ -22,8 +22,9 @@ def infer_roles(program: Program, aliases: Aliases | None = None) -> Roles:
     """
     replaced = _replaced(program, aliases)
     state = set(replaced.values())
-    donated = set() if aliases is None else {*aliases.replaced.values()}
-    donated |= set() if aliases is None else aliases.donors
+    donated = (
+        aliases.donors.union(aliases.replaced.values()) if aliases else frozenset()
+    )
     values = [program.values[index] for index in program.arguments]
     arguments = tuple(
         _argument(value, is_state=number in state, donated=number in donated)

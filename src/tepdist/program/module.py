@@ -6,6 +6,7 @@ Compiler messages end up in a `ProgramError`, not on the terminal.
 """
 
 import io
+import re
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -23,6 +24,7 @@ from tepdist.errors import ProgramError
 BYTECODE_MAGIC = b"ML\xefR"
 PORTABLE_PRODUCER = b"StableHLO_v"
 MAX_MESSAGE_CHARS = 240
+TEXT_POSITION = re.compile(r'"-":(?P<line>\d+):(?P<column>\d+)')
 
 AnyValue: TypeAlias = "ir.Value[Any]"
 
@@ -116,15 +118,32 @@ def write_portable(module: ir.Module, version: str) -> bytes:
     """The module as a StableHLO portable artifact of that version, e.g. ``1.13.7``.
 
     Raises:
-        ProgramError: if that version cannot say what the program does.
+        ProgramError: if that version is unknown or cannot say what the program does.
     """
+    # The serialiser takes a version of the future for the current one.
+    if not _is_known_version(version):
+        raise ProgramError(
+            f"StableHLO {version} is unknown here",
+            hint=f"choose a version from {minimum_version()} to {current_version()}",
+        )
     try:
         return bytes(jax_mlir.serialize_portable_artifact(module, version))
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         raise ProgramError(
             f"cannot write the program as StableHLO {version}: {short(str(error))}",
-            hint=f"choose a version from {minimum_version()} to {current_version()}",
+            hint=f"choose a version up to {current_version()}",
         ) from None
+
+
+def _is_known_version(version: str) -> bool:
+    try:
+        lowest, asked, highest = (
+            tuple(int(part) for part in text.split("."))
+            for text in (minimum_version(), version, current_version())
+        )
+    except ValueError:
+        return False
+    return len(asked) == len(lowest) and lowest <= asked <= highest
 
 
 def hlo_text_to_proto(text: str) -> bytes:
@@ -167,12 +186,11 @@ def mlir_error(problem: str, error: ir.MLIRError) -> ProgramError:
 
 
 def _where(diagnostic: "ir.DiagnosticInfo") -> str | None:
-    location = diagnostic.location
-    if isinstance(location, ir.FileLineColLoc) and location.start_line:
-        return f"line {location.start_line}, column {location.start_col}"
-    if isinstance(location, ir.NameLoc):
-        return str(location.name_str)
-    return None
+    """Line and column in the text; None for bytecode, whose positions are all 0."""
+    position = TEXT_POSITION.search(str(diagnostic.location))
+    if position is None or position["line"] == "0":
+        return None
+    return f"line {position['line']}, column {position['column']}"
 
 
 def _hlo_syntax_error(message: str) -> str:

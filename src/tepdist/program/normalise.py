@@ -26,7 +26,6 @@ SHARDING_TARGETS = frozenset({"Sharding"})
 PARTITIONED_TARGETS = frozenset({"SPMDFullToShardShape", "SPMDShardToFullShape"})
 SHARDING_ATTRIBUTES = (
     "sdy.sharding",
-    "sdy.sharding_rule",
     "mhlo.sharding",
     "mhlo.frontend_attributes",
 )
@@ -37,11 +36,13 @@ def normalise(module: ir.Module) -> None:
 
     Raises:
         ProgramError: if it has no public ``main`` or more than one public function,
-            calls itself, or was already partitioned for several devices.
+            calls itself, has a dynamic shape, or was already partitioned for several
+            devices.
     """
     main = main_function(module)
     modules.run_passes(module, "symbol-dce")
     inline_calls(module)
+    _refuse_dynamic_shapes(main)
     expand_top_k(main)
     _drop_shardings(main)
     _drop_attributes(module, main)
@@ -78,6 +79,37 @@ def main_function(module: ir.Module) -> func.FuncOp:
 def _is_public(function: func.FuncOp) -> bool:
     visibility = function.sym_visibility
     return visibility is None or visibility.value == "public"
+
+
+def _refuse_dynamic_shapes(main: func.FuncOp) -> None:
+    static: dict[ir.Type, bool] = {}
+    # An exception does not come through MLIR's walk as itself, so collect first.
+    dynamic: list[tuple[str, ir.Type]] = []
+
+    def check(value: modules.AnyValue, name: str) -> None:
+        type_ = value.type
+        if type_ not in static:
+            static[type_] = not _is_dynamic(type_)
+        if not static[type_]:
+            dynamic.append((name, type_))
+
+    def visit(op: ir.Operation) -> ir.WalkResult:
+        for result in op.operation.results:
+            check(result, f"a result of {op.operation.name}")
+        return ir.WalkResult.ADVANCE
+
+    for number, argument in enumerate(main.body.blocks[0].arguments):
+        check(argument, f"argument {name_stack(argument.location) or number}")
+    main.operation.walk(visit, ir.WalkOrder.PRE_ORDER)
+    for name, type_ in dynamic:
+        raise ProgramError(
+            f"{name} has the dynamic shape {type_}",
+            hint="lower the program for fixed shapes",
+        )
+
+
+def _is_dynamic(type_: ir.Type) -> bool:
+    return isinstance(type_, ir.ShapedType) and not type_.has_static_shape
 
 
 def _drop_shardings(main: func.FuncOp) -> None:

@@ -3,8 +3,8 @@
 MLIR text and bytecode, StableHLO portable artifacts, HLO text, HloModuleProto (also
 inside the HloProto of an XLA dump), each also gzipped.
 
-MLIR and protobuf end the process on some damaged binaries. Bytes from outside are
-therefore read with ``isolated=True``: in a child process, unless they are text.
+MLIR and protobuf end the process on some damaged binaries, and on text that nests too
+deeply. Bytes from outside are therefore read with ``isolated=True``: in a child.
 """
 
 import gzip
@@ -39,19 +39,20 @@ def read_program(
     Args:
         data: Content of the file, whatever its format.
         name: Of the program, for people and in errors.
-        isolated: Whether damaged binaries must not end this process; costs the start
-            of another, about 1 s.
+        isolated: Whether no bytes whatever may end this process; costs the start of
+            another, about 1 s.
 
     Raises:
         ProgramError: if the bytes are no program or one that cannot be planned.
     """
     try:
-        in_child = isolated and _text(data) is None
-        prepared = prepare_isolated(data) if in_child else prepare(data)
+        prepared = prepare_isolated(data) if isolated else prepare(data)
         program = extract(prepared.bytecode, name)
     except ProgramError as error:
         where = f"{name}, {error.where}" if error.where else name
         raise ProgramError(error.problem, where=where, hint=error.hint) from None
+    except RecursionError:
+        raise ProgramError("loops and branches nest too deeply", where=name) from None
     program = name_arguments(program, prepared.aliases.argument_names)
     return program, _stated_roles(program, prepared.aliases)
 

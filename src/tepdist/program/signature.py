@@ -8,6 +8,7 @@ from jaxlib.mlir import ir
 from tepdist.program.module import AnyValue
 
 SIGNATURE_CHARS = 16
+CUSTOM_CALL = "stablehlo.custom_call"
 Key = tuple[object, ...]
 
 
@@ -16,7 +17,8 @@ class Signatures:
     """Signatures of the ops of one module; equal ones are hashed once.
 
     Attributes:
-        ignored: Name of the attribute that does not count.
+        ignored: Name of the attribute that does not count, save on a custom call,
+            where it is the user's.
     """
 
     ignored: str
@@ -40,8 +42,8 @@ class Signatures:
         attributes = op.attributes
         parts: list[object] = [op.name]
         for name in attributes:
-            if name != self.ignored:
-                parts += (name, attributes[name])
+            if name != self.ignored or op.name == CUSTOM_CALL:
+                parts += (name, _attribute(attributes, name))
         parts.append("operands")
         parts += [operand.type for operand in op.operands]
         parts.append("results")
@@ -72,6 +74,17 @@ class Signatures:
                 self.texts[part] = str(part)
             return self.texts[part]
         return str(part)
+
+
+def _attribute(attributes: ir.OpAttributeMap, name: str) -> ir.Attribute | str:
+    """The attribute, or its text where the bindings have no class for it.
+
+    Those of dense complex numbers are such.
+    """
+    try:
+        return attributes[name]
+    except TypeError:
+        return str(attributes[list(attributes).index(name)])
 
 
 def single_op(op: ir.Operation) -> str | None:

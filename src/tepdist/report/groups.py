@@ -1,7 +1,9 @@
-"""Arguments that differ only in a number of their names, as one line."""
+"""Arguments that are placed alike and named alike, as one line."""
 
+import itertools
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tepdist.plan.json import bytes_per_device
@@ -14,7 +16,7 @@ _NUMBER = re.compile(r"(?<![^/.\[])\d+(?![^/.\]])")
 
 @dataclass(frozen=True, slots=True)
 class ArgumentGroup:
-    """Arguments alike in all but a number in their name.
+    """Arguments placed alike whose names end alike.
 
     Attributes:
         pattern: Their name with ``*`` where they differ.
@@ -45,30 +47,53 @@ def name_pattern(name: str) -> str:
 
 
 def argument_groups(plan: Plan) -> tuple[ArgumentGroup, ...]:
-    """A plan's arguments by pattern and placement, largest share of memory first."""
+    """A plan's arguments by name and placement, largest share of memory first.
+
+    Arguments are one group if they are placed alike and the last part of their name
+    is the same: a parameter and its moments, in every layer.
+    """
     stage, program = plan.stages[0], plan.program
     members: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for position, (role, index) in enumerate(
         zip(plan.roles.arguments, program.arguments, strict=True)
     ):
         value = program.values[index]
+        last = role.name.rpartition("/")[2]
         placed = (value.shape, value.dtype, stage.values[index])
-        members[name_pattern(role.name), role.role, *placed].append(position)
-    groups = []
-    for positions in members.values():
-        role = plan.roles.arguments[positions[0]]
-        value = program.values[program.arguments[positions[0]]]
-        sharding = stage.values[value.index]
-        each = bytes_per_device(value, sharding, stage.mesh)
-        groups.append(
-            ArgumentGroup(
-                pattern=name_pattern(role.name) if len(positions) > 1 else role.name,
-                count=len(positions),
-                role=role.role,
-                shape=value.shape,
-                dtype=value.dtype,
-                sharding=sharding,
-                bytes_per_device=each * len(positions),
-            )
-        )
+        members[role.role, name_pattern(last), *placed].append(position)
+    groups = (_group(plan, positions) for positions in members.values())
     return tuple(sorted(groups, key=lambda group: -group.bytes_per_device))
+
+
+def common_pattern(names: Iterable[str]) -> str:
+    """One pattern for names that end alike.
+
+    >>> common_pattern(["params/h/0/w", "params/h/1/w"])
+    'params/h/*/w'
+    >>> common_pattern(["params/h/0/w", "opt/mu/h/0/w"])
+    '*/h/*/w'
+    """
+    patterns = {name_pattern(name) for name in names}
+    if len(patterns) == 1:
+        return patterns.pop()
+    reversed_parts = zip(
+        *(pattern.split("/")[::-1] for pattern in patterns), strict=False
+    )
+    same = itertools.takewhile(lambda parts: len(set(parts)) == 1, reversed_parts)
+    return "/".join(["*", *[parts[0] for parts in same][::-1]])
+
+
+def _group(plan: Plan, positions: list[int]) -> ArgumentGroup:
+    stage, roles = plan.stages[0], plan.roles.arguments
+    value = plan.program.values[plan.program.arguments[positions[0]]]
+    sharding = stage.values[value.index]
+    names = [roles[position].name for position in positions]
+    return ArgumentGroup(
+        pattern=common_pattern(names) if len(names) > 1 else names[0],
+        count=len(names),
+        role=roles[positions[0]].role,
+        shape=value.shape,
+        dtype=value.dtype,
+        sharding=sharding,
+        bytes_per_device=len(names) * bytes_per_device(value, sharding, stage.mesh),
+    )

@@ -174,7 +174,7 @@ def _group_name(group: ArgumentGroup) -> str:
 def _collectives(stage: Stage) -> RenderableType:
     sums = traffic((stage,))
     if not sums:
-        return Text("\nno collectives: every device works for itself")
+        return Text("\nno collectives")
     table = new_table(
         "phase",
         "collective",

@@ -88,7 +88,7 @@ def devices_for(cluster: Cluster) -> list[jax.Device]:
 
 def ask_for_cpu_devices(count: int) -> None:
     """Makes virtual CPU devices, if JAX has not started and nobody asked for more."""
-    if jax.config.jax_num_cpu_devices >= count:
+    if getattr(jax.config, "jax_num_cpu_devices", 0) >= count:
         return
     try:
         jax.config.update("jax_num_cpu_devices", count)

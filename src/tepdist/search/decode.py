@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tepdist.analysis.groups import GroupTensor, Member
-from tepdist.analysis.nodes import CONTROL_FLOW
+from tepdist.analysis.nodes import BARRIER, CONTROL_FLOW
 from tepdist.program.graph import Op
 from tepdist.search.problem import Problem, Structure
 from tepdist.search.strategies import Strategy, sharding_of
@@ -66,7 +66,7 @@ def _operands(
     values: Sequence[Sharding],
 ) -> tuple[Sharding, ...]:
     ranks = [len(structure.program.values[value].shape) for value in op.operands]
-    if op.kind == "stablehlo.while":
+    if op.kind in ("stablehlo.while", BARRIER):
         return tuple(values[result] for result in op.results)
     if op.kind in CONTROL_FLOW or op.index not in member_of or op.rule is None:
         return tuple(Sharding.replicated(rank) for rank in ranks)

@@ -60,19 +60,20 @@ def solve(
         limit = 0 if time_limit_s is None else max(1, round(time_limit_s))
         found = model.Solve(timeLimit=limit)
         bound = float(model.GetDDualBound()) / scale
-        limited = bool(model.Limit)
     assignment = known if found is None else tuple(int(v) for v in found[0])
     cost = network.cost(assignment)
     if cost > best:
         assignment, cost = known, best
-    proven = min(bound, cost) if limited else min(wanted, cost)
-    return Solution(assignment, cost, proven)
+    return Solution(assignment, cost, min(bound, cost))
 
 
 def _model(network: Network, scale: float) -> "pytoulbar2.CFN":
     top = int(_RESOLUTION * 1.01) + 1
     forbidden = int(_RESOLUTION * _FORBIDDEN)
-    model = pytoulbar2.CFN(top)
+    # Virtual arc consistency before the search: without it a 300-variable network of
+    # a 2-layer GPT on 2x4 took 50 s, with it 1 s (2 cores, 2026-11).
+    model = pytoulbar2.CFN(top, vac=1)
+    model.Option.useRASPS = 1
     for index, costs in enumerate(network.unary):
         model.AddVariable(f"v{index}", [f"s{value}" for value in range(len(costs))])
     for index, costs in enumerate(network.unary):

@@ -38,11 +38,13 @@ class Connection:
         self, address: str, *, token: str | None, tls: bool | str | Path | None
     ) -> None:
         self.address = address
-        self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        self._metadata = (
+            () if token is None else (("authorization", f"Bearer {token}"),)
+        )
         if tls is None or tls is False:
             self._channel = grpc.insecure_channel(address, _CHANNEL_OPTIONS)
         else:
-            credentials = grpc.ssl_channel_credentials(_authorities(tls))
+            credentials = grpc.ssl_channel_credentials(_authorities(tls=tls))
             self._channel = grpc.secure_channel(address, credentials, _CHANNEL_OPTIONS)
         self._stub = tepdist_pb2_grpc.TepdistStub(self._channel)  # type: ignore[no-untyped-call]
 
@@ -93,7 +95,7 @@ class Connection:
         return method
 
 
-def _authorities(tls: bool | str | Path) -> bytes | None:
+def _authorities(*, tls: bool | str | Path) -> bytes | None:
     if isinstance(tls, bool):
         return None
     try:

@@ -4,10 +4,10 @@ import contextlib
 import secrets
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -15,21 +15,21 @@ import numpy as np
 
 from tepdist.cluster.model import Cluster
 from tepdist.errors import ConnectionLost, SessionError
-from tepdist.frontends.call import Leaf, call_options, key_data, read_leaf, wrap_key
+from tepdist.frontends.call import Leaf, key_data, read_leaf, wrap_key
 from tepdist.frontends.jax import Traced, trace
+from tepdist.frontends.options import StepOptions, read_step_options
 from tepdist.plan.json import from_json
 from tepdist.plan.types import Options, Plan
 from tepdist.program import module as modules
-from tepdist.program.roles import Roles
+from tepdist.runtime.devices import resolve_cluster
 from tepdist.service import messages
 from tepdist.service.access import Access
-from tepdist.service.asked import options_of
 from tepdist.service.channel import Connection
 from tepdist.service.convert import options_to_proto, roles_to_proto
 from tepdist.service.lease import LeaseKeeper
 from tepdist.service.protocol import tepdist_pb2 as pb
 from tepdist.service.remote import PendingInit, RemoteArray, abstract, remote_arrays
-from tepdist.service.server import Server, cluster_at_hand, make_core
+from tepdist.service.server import Server, make_core
 from tepdist.service.step import RemoteStep
 from tepdist.service.tensors import join_texts
 
@@ -43,7 +43,7 @@ def connect(
     token: str | None = None,
     tls: bool | str | Path | None = None,
     ttl_s: float | None = None,
-    cluster: Cluster | None = None,
+    cluster: Cluster | str | None = None,
     progress: Progress | None = None,
 ) -> "Session":
     """Opens a session on a server.
@@ -71,7 +71,7 @@ def connect(
     secret = secrets.token_hex(16)
     server = Server(
         "127.0.0.1:0",
-        make_core(cluster_at_hand() if cluster is None else cluster),
+        make_core(resolve_cluster(cluster)),
         access=Access({secret: "this process"}),
     )
     connection = Connection(server.address, token=secret, tls=None)
@@ -109,47 +109,19 @@ class Session:
         )
         self._id: str = opened.session_id
         request = pb.KeepAliveRequest(session_id=self._id)
-        keeper = LeaseKeeper(
-            lambda: connection.ask("KeepAlive", request), opened.ttl_s
-        )
+        keeper = LeaseKeeper(lambda: connection.ask("KeepAlive", request), opened.ttl_s)
         # A session that is dropped without being closed lets its lease lapse.
         self._stop_lease = weakref.finalize(self, keeper.stop)
 
     def parallelize(
-        self,
-        fn: Callable[..., Any],
-        *,
-        state_argnums: int | Iterable[int] = (0,),
-        batch_argnums: int | Iterable[int] | None = None,
-        static_argnums: int | Iterable[int] = (),
-        static_argnames: str | Iterable[str] = (),
-        donate: bool = True,
-        **options: Any,
+        self, fn: Callable[..., Any], **options: Unpack[StepOptions]
     ) -> RemoteStep:
-        """A function whose calls are planned and run on the server.
-
-        Args:
-            fn: A pure JAX function, e.g. of (state, batch) to (state, loss).
-            state_argnums: Which arguments are state.
-            batch_argnums: Which are batch; None: all others, but for scalars and keys.
-            static_argnums: Which are no arrays; hashable.
-            static_argnames: The same by name.
-            donate: Whether a step consumes the state that it replaces.
-            **options: Asked of the search, as `tepdist.parallelize` takes them.
+        """The same step on the server's devices; see `tepdist.parallelize`.
 
         Raises:
-            OptionsError: if an option cannot be read.
+            OptionsError: naming an option that is unknown or not readable.
         """
-        read = call_options(
-            fn,
-            state_argnums=state_argnums,
-            batch_argnums=batch_argnums,
-            static_argnums=static_argnums,
-            static_argnames=static_argnames,
-        )
-        return RemoteStep(
-            self, fn, call_options=read, options=options_of(**options), donate=donate
-        )
+        return RemoteStep(self, fn, read_step_options(fn, options))
 
     def init(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """State that `fn` makes on the server's devices.
@@ -163,7 +135,7 @@ class Session:
             ProgramError: if `fn` cannot run on a server.
         """
         left, named = jax.tree.map(abstract, (args, kwargs))
-        traced = trace(fn, left, named, state_argnums=(), platform=self._lowered_for)
+        traced = trace(fn, left, named, state_argnums=(), platform=self.lowered_for)
         values = jax.tree.leaves((args, kwargs))
         init = PendingInit(
             traced,
@@ -173,7 +145,8 @@ class Session:
             ],
         )
         init.arrays = [
-            RemoteArray(self, leaf, pending=init) for leaf in traced.results
+            RemoteArray(self, leaf, pending=init, result=index)
+            for index, leaf in enumerate(traced.results)
         ]
         return jax.tree.unflatten(traced.result_tree, init.arrays)
 
@@ -288,7 +261,9 @@ class Session:
         )
         responses = self._connection.receive("Fetch", request)
         return [
-            host if array.leaf.key_impl is None else wrap_key(jnp.asarray(host), array.leaf)
+            host
+            if array.leaf.key_impl is None
+            else wrap_key(jnp.asarray(host), array.leaf)
             for array, host in zip(arrays, messages.download(responses), strict=True)
         ]
 
@@ -302,7 +277,7 @@ class Session:
         return join_texts(self._connection.receive("GetHlo", request))
 
     @property
-    def _lowered_for(self) -> str:
+    def lowered_for(self) -> str:
         """What JAX calls the server's platform when it lowers for it."""
         return "cuda" if self.platform == "gpu" else self.platform
 

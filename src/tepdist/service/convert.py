@@ -91,15 +91,19 @@ def result_from_proto(message: pb.ResultRole) -> ResultRole:
 
 
 def options_to_proto(options: Options) -> pb.PlanOptions:
-    message = pb.PlanOptions(
-        constraints=[
-            pb.Constraint(
-                pattern=pattern, dims=[pb.DimSharding(axes=axes) for axes in dims]
-            )
-            for pattern, dims in options.constraints.items()
-        ],
-        **{name: getattr(options, name) for name in _PLAIN},
-    )
+    """Options as a message.
+
+    Raises:
+        OptionsError: if one is of a type or sign that the message has no room for.
+    """
+    try:
+        message = pb.PlanOptions(**{name: getattr(options, name) for name in _PLAIN})
+    except (TypeError, ValueError) as error:
+        raise OptionsError(f"an option cannot be sent: {error}") from None
+    for pattern, dims in options.constraints.items():
+        message.constraints.add(
+            pattern=pattern, dims=[pb.DimSharding(axes=axes) for axes in dims]
+        )
     if options.mesh is not None:
         message.mesh = str(options.mesh)
     return message
@@ -109,15 +113,9 @@ def options_from_proto(message: pb.PlanOptions) -> Options:
     """Reads options; what is absent is left to the search.
 
     Raises:
-        OptionsError: if the level is unknown or the mesh not readable.
+        OptionsError: if the mesh is not readable.
     """
-    plain = {
-        name: getattr(message, name) for name in _PLAIN if message.HasField(name)
-    }
-    if plain.get("level", "O2") not in ("O1", "O2", "O3"):
-        raise OptionsError(
-            f"level {plain['level']!r} is unknown", hint="one of O1, O2, O3"
-        )
+    plain = {name: getattr(message, name) for name in _PLAIN if message.HasField(name)}
     return Options(
         mesh=Mesh.parse(message.mesh) if message.HasField("mesh") else None,
         constraints={

@@ -80,18 +80,24 @@ class Core:
         """Progress while the planner works, then the program and its plan."""
         phases: queue.SimpleQueue[tuple[str, float] | None] = queue.SimpleQueue()
         phases.put(("queue", 0.0))
-        job = self._engine.planner.submit(self._load, session, header, module, phases)
+        job = self._engine.planner.submit(
+            self._load, session, header, module=module, phases=phases
+        )
         job.add_done_callback(lambda _: phases.put(None))
-        while (phase := phases.get()) is not None:
-            yield pb.SubmitProgramResponse(
-                progress=pb.Progress(phase=phase[0], fraction=phase[1])
-            )
-        yield from _submitted(session, job)
+        try:
+            while (phase := phases.get()) is not None:
+                yield pb.SubmitProgramResponse(
+                    progress=pb.Progress(phase=phase[0], fraction=phase[1])
+                )
+            yield from _submitted(session, job)
+        finally:
+            job.cancel()  # nobody waits any more: if it has not begun, it need not
 
     def _load(
         self,
         session: ClientSession,
         header: pb.SubmitProgramHeader,
+        *,
         module: bytes,
         phases: "queue.SimpleQueue[tuple[str, float] | None]",
     ) -> LoadedProgram:
@@ -113,17 +119,13 @@ class Core:
             progress=lambda phase, fraction: phases.put((phase, fraction)),
         )
 
-    def plan(
-        self, session: ClientSession, program_id: int
-    ) -> Iterator[pb.TextChunk]:
+    def plan(self, session: ClientSession, program_id: int) -> Iterator[pb.TextChunk]:
         program = session.programs.get(program_id)
         if program.plan_json is None:
             raise bad_request(f"{program.name!r} is an init program: it has no plan")
         return text_chunks([program.plan_json])
 
-    def hlo(
-        self, session: ClientSession, program_id: int
-    ) -> Iterator[pb.TextChunk]:
+    def hlo(self, session: ClientSession, program_id: int) -> Iterator[pb.TextChunk]:
         program = session.programs.get(program_id)
         return text_chunks(program.executable.hlo_text())
 
@@ -240,8 +242,7 @@ def _arguments(
                 raise bad_request(f"argument {index} is neither handle nor tensor")
     arrays = dict(assemble(sent, chunks))
     return [
-        arrays[index] if index in arrays else argument.handle
-        for index, argument in enumerate(arguments)
+        arrays.get(index, argument.handle) for index, argument in enumerate(arguments)
     ]
 
 

@@ -103,14 +103,18 @@ class Engine:
             TepdistError: whatever is wrong with it.
         """
         program, roles = _read(module, roles, name)
-        plan = compile_plan(program, roles, self.cluster, options, progress)
+        plan = compile_plan(program, roles, self.cluster, options, progress=progress)
         progress("compile", 0.0)
         executable = _compiled(lambda: Executable(plan, self.devices))
         progress("compile", 1.0)
         text = to_json(plan)
         self._keep(plan, text)
         return _loaded(
-            program, plan.roles, executable, plan_json=text, fingerprint=plan.fingerprint
+            program,
+            plan.roles,
+            executable,
+            plan_json=text,
+            fingerprint=plan.fingerprint,
         )
 
     def load_init(
@@ -172,10 +176,12 @@ def _read(module: bytes, roles: Roles | None, name: str) -> tuple[Program, Roles
 def _compiled(make: Callable[[], Runnable]) -> Runnable:
     """Makes an executable; the compiler's complaints become a `ProgramError`."""
     try:
-        with jax.enable_x64(True):
+        with jax.enable_x64():
             return make()
     except jax.errors.JaxRuntimeError as error:
-        raise ProgramError(f"the program does not compile: {first_line(error)}") from error
+        raise ProgramError(
+            f"the program does not compile: {first_line(error)}"
+        ) from error
 
 
 def _loaded(
@@ -200,7 +206,8 @@ def _loaded(
 
 def _specs(program: Program, values: Sequence[int]) -> tuple[Spec, ...]:
     return tuple(
-        Spec(program.values[value].dtype, program.values[value].shape) for value in values
+        Spec(program.values[value].dtype, program.values[value].shape)
+        for value in values
     )
 
 
@@ -212,7 +219,9 @@ def _check_target(
             f"the init program has {len(results)} results; places are stated for "
             f"{len(target.arguments)}"
         )
-    for index, (position, own) in enumerate(zip(target.arguments, results, strict=True)):
+    for index, (position, own) in enumerate(
+        zip(target.arguments, results, strict=True)
+    ):
         if position is None:
             continue
         if position >= len(program.arguments):

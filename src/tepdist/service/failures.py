@@ -14,18 +14,23 @@ from tepdist.service.held import ClientSession, LoadedProgram
 def raise_failures(session: ClientSession) -> None:
     """Raises the first failure of steps that have ended since the last look."""
     for _, program in session.programs.items():
-        while program.under_way:
-            number, array = program.under_way[0]
-            if not array.is_deleted():
-                if not array.is_ready():
-                    break
-                try:
-                    array.block_until_ready()
-                except jax.errors.JaxRuntimeError as error:
-                    drop_poisoned(session)
-                    label = f"step {number} of {program.name!r}"
-                    raise step_failed(label, error, program) from error
-            program.under_way.popleft()
+        while program.under_way and _has_ended(program.under_way[0][1]):
+            number, array = program.under_way.popleft()
+            if array.is_deleted():
+                continue
+            try:
+                array.block_until_ready()
+            except jax.errors.JaxRuntimeError as error:
+                drop_poisoned(session)
+                label = f"step {number} of {program.name!r}"
+                raise step_failed(label, error, program) from error
+
+
+def _has_ended(array: jax.Array) -> bool:
+    if array.is_deleted():
+        return True
+    is_ready: bool = array.is_ready()  # type: ignore[attr-defined]
+    return is_ready
 
 
 def drop_poisoned(session: ClientSession) -> None:

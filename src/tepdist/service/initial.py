@@ -39,12 +39,16 @@ class InitExecutable:
         argument_sharding: Sharding,
         result_shardings: Sequence[Sharding],
     ) -> None:
-        self._structs = [struct_of(program.values[value]) for value in program.arguments]
+        self._structs = [
+            struct_of(program.values[value]) for value in program.arguments
+        ]
         self.argument_shardings = (argument_sharding,) * len(self._structs)
         self.result_shardings = tuple(result_shardings)
         self._compiled = (
             jax.jit(
-                lambda *arguments: _primitive.bind(*arguments, program=_Carried(program)),
+                lambda *arguments: _primitive.bind(
+                    *arguments, program=_Carried(program)
+                ),
                 in_shardings=self.argument_shardings,
                 out_shardings=list(result_shardings),
                 keep_unused=True,
@@ -56,7 +60,8 @@ class InitExecutable:
     def put(self, index: int, host_array: ArrayLike) -> jax.Array:
         """Places one argument on the devices."""
         array = np.asarray(host_array, dtype=self._structs[index].dtype)
-        return jax.device_put(array, self.argument_shardings[index])
+        placed: jax.Array = jax.device_put(array, self.argument_shardings[index])
+        return placed
 
     def __call__(self, arguments: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
         """Starts the program and returns at once."""
@@ -82,13 +87,13 @@ def _abstract(*_arguments: Any, program: _Carried) -> list[Any]:
 
 
 def _lower(
-    ctx: mlir.LoweringRuleContext, *arguments: ir.Value, program: _Carried
-) -> Sequence[ir.Value]:
+    ctx: mlir.LoweringRuleContext, *arguments: Any, program: _Carried
+) -> Sequence[Any]:
     host = ctx.module_context.module
     with host.context, ir.Location.unknown(host.context):
         module = parse(program.program.module)
     (main,) = (op for op in module.body.operations if isinstance(op, func.FuncOp))
-    results = list(main.type.results)
+    results = list(ir.FunctionType(main.function_type.value).results)
     name = mlir.merge_mlir_modules(
         host, _NAME, module, dst_symtab=ctx.module_context.symbol_table
     )

@@ -49,6 +49,7 @@ class RemoteArray:
         leaf: Its shape and dtype, as the user sees them and as a program does.
         session: Whose it is.
         pending: What will make it; None once it is there.
+        result: Which result of what makes it.
     """
 
     def __init__(
@@ -58,10 +59,12 @@ class RemoteArray:
         *,
         handle: int | None = None,
         pending: PendingInit | None = None,
+        result: int = 0,
     ) -> None:
         self.session = session
         self.leaf = leaf
         self.pending = pending
+        self.result = result
         self.aval = (leaf.shape, leaf.dtype)
         self._handle = handle
         self._ended: str | None = None
@@ -111,7 +114,7 @@ class RemoteArray:
         self._ended = self._ended or reason
         return handle
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: Any = None, *, copy: bool | None = None) -> np.ndarray:
         (array,) = self.session.fetch_arrays([self])
         return np.asarray(array, dtype=dtype)
 
@@ -134,7 +137,7 @@ class RemoteArray:
         return self
 
     def __format__(self, spec: str) -> str:
-        return format(self.item() if spec else self, spec) if spec else repr(self)
+        return format(self.item(), spec) if spec else repr(self)
 
     def __repr__(self) -> str:
         return f"RemoteArray({self.leaf})"

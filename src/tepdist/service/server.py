@@ -2,16 +2,16 @@
 
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-import jax
 
 from tepdist.cluster.model import Cluster
-from tepdist.errors import ClusterError, ConnectionLost, OptionsError, SessionError
+from tepdist.errors import ConnectionLost, OptionsError, SessionError
+from tepdist.runtime.devices import devices_for
 from tepdist.service.access import Access, read_tokens
 from tepdist.service.core import Core
 from tepdist.service.engine import Engine
@@ -136,7 +136,11 @@ def serve(
         ClusterError: if the cluster's devices are not at hand.
         ConnectionLost: if the address cannot be listened on.
     """
-    if not insecure and not _is_loopback(listen) and (tls is None or token_file is None):
+    if (
+        not insecure
+        and not _is_loopback(listen)
+        and (tls is None or token_file is None)
+    ):
         raise OptionsError(
             f"listening on {listen} without TLS and tokens serves anybody who asks",
             hint="give --tls-cert, --tls-key and --token-file, or say --insecure",
@@ -173,39 +177,8 @@ def make_core(
     """
     if not session_ttl_s > 0:
         raise OptionsError(f"a session lease of {session_ttl_s} s", where="session_ttl")
-    devices = _devices(cluster, jax.devices())
-    return Core(Engine(cluster, devices, data_dir), session_ttl_s)
-
-
-def cluster_at_hand() -> Cluster:
-    """What this process's devices are.
-
-    Raises:
-        ClusterError: if there is no preset for them.
-    """
-    devices = jax.devices()
-    if devices[0].platform == "cpu":
-        return parse_cluster(f"cpu:{len(devices)}")
-    kind = devices[0].device_kind.lower().replace(" ", "-")
-    for preset in PRESETS:
-        if preset.split("-")[0] in kind or preset in kind:
-            return parse_cluster(f"{len(devices)}x{preset}")
-    raise ClusterError(
-        f"there is no preset for {devices[0].device_kind}",
-        hint="name a cluster, or write a cluster file",
-    )
-
-
-def _devices(cluster: Cluster, at_hand: Sequence[jax.Device]) -> Sequence[jax.Device]:
-    if at_hand[0].platform != cluster.device.platform or (
-        len(at_hand) < cluster.num_devices
-    ):
-        raise ClusterError(
-            f"cluster {cluster.name} is {cluster.num_devices} {cluster.device.platform} "
-            f"devices; at hand are {len(at_hand)} of {at_hand[0].platform}",
-            hint="name the devices at hand, e.g. --cluster cpu:8",
-        )
-    return at_hand[: cluster.num_devices]
+    engine = Engine(cluster, devices_for(cluster), data_dir)
+    return Core(engine, session_ttl_s)
 
 
 def _read_token_file(path: Path) -> Access:

@@ -50,7 +50,7 @@ class Shelf(Generic[Item]):
             return self._items[number]
         if self._first <= number < self._next:
             raise StateConsumed(
-                f"{self._what} {number} is gone: a step consumed it, or it was released",
+                f"{self._what} {number} is gone: a step consumed it or it was released",
                 hint="use the state that the last step returned",
             )
         raise SessionError(

@@ -1,24 +1,18 @@
 """A function of the user's that runs on a server, planned there."""
 
-import glob
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from tepdist.errors import StateError
-from tepdist.frontends.call import (
-    Call,
-    CallOptions,
-    Leaf,
-    key_data,
-    read_call,
-)
+from tepdist.errors import PlanError
+from tepdist.frontends.again import check_same_state, keep_state
+from tepdist.frontends.call import Call, Leaf, key_data, read_call
 from tepdist.frontends.jax import Traced, trace_call
+from tepdist.frontends.options import ReadOptions
 from tepdist.plan.types import Options, Plan
-from tepdist.program.roles import Role
 from tepdist.service.remote import PendingInit, RemoteArray, abstract
 
 _SEEN_LIMIT = 64
@@ -32,30 +26,26 @@ class Loaded:
         traced: What was sent.
         program_id: What the server calls it.
         plan: What was decided.
+        donated: Positions of the arguments that a step consumes.
     """
 
     traced: Traced
     program_id: int
     plan: Plan
-
-    @property
-    def donated(self) -> tuple[int, ...]:
-        """Positions of the arguments that a step consumes."""
-        return tuple(
-            index
-            for index, role in enumerate(self.traced.roles.arguments)
-            if role.donated
-        )
+    donated: tuple[int, ...]
 
 
 class Host(Protocol):
     """What a step needs of its session."""
 
-    platform: str
+    @property
+    def lowered_for(self) -> str: ...
 
     def submit(self, traced: Traced, options: Options) -> tuple[int, Plan]: ...
 
-    def run(self, program_id: int, arguments: Sequence[Any]) -> tuple[int, list[int]]: ...
+    def run(
+        self, program_id: int, arguments: Sequence[Any]
+    ) -> tuple[int, list[int]]: ...
 
     def run_init(
         self, init: PendingInit, program_id: int | None, positions: dict[int, int]
@@ -76,42 +66,34 @@ class RemoteStep:
     """
 
     def __init__(
-        self,
-        session: Host,
-        fn: Callable[..., Any],
-        *,
-        call_options: CallOptions,
-        options: Options,
-        donate: bool,
+        self, session: Host, fn: Callable[..., Any], options: ReadOptions
     ) -> None:
         self._session = session
         self._fn = fn
-        self._call_options = call_options
         self._options = options
-        self._donate = donate
         self._loaded: dict[Call, Loaded] = {}
         self._seen: dict[Any, Loaded] = {}
         self._last: Loaded | None = None
 
     @property
     def plan(self) -> Plan:
-        """The plan of the last call's program.
+        """The plan of the latest call.
 
         Raises:
-            StateError: before the first call.
+            PlanError: before the first call.
         """
         return self._latest().plan
 
     def hlo_text(self) -> list[str]:
-        """Compiled HLO of the last call's program, one text per stage program.
+        """Compiled HLO of the latest call, one text per stage program.
 
         Raises:
-            StateError: before the first call.
+            PlanError: before the first call.
         """
         return self._session.hlo_text(self._latest().program_id)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        statics = self._call_options.statics
+        statics = self._options.call.statics
         left, left_named, taken = statics.take_out(args, kwargs)
         leaves, tree = jax.tree.flatten((left, left_named))
         loaded = self._find((tree, taken, tuple(map(_aval, leaves))), args, kwargs)
@@ -133,8 +115,9 @@ class RemoteStep:
 
     def _latest(self) -> Loaded:
         if self._last is None:
-            raise StateError(
-                "the step has no plan yet", hint="call it once: plans follow shapes"
+            raise PlanError(
+                "the step has no plan before its first call: plans follow shapes",
+                hint="call it once, or use tepdist.plan(fn, ...)",
             )
         return self._last
 
@@ -144,9 +127,11 @@ class RemoteStep:
         """The program for a call like this; planned now if it is the first."""
         loaded = self._seen.get(key)
         if loaded is None:
-            abstract_args, abstract_kwargs = jax.tree.map(abstract, (args, dict(kwargs)))
+            abstract_args, abstract_kwargs = jax.tree.map(
+                abstract, (args, dict(kwargs))
+            )
             call = read_call(
-                self._fn, abstract_args, abstract_kwargs, options=self._call_options
+                self._fn, abstract_args, abstract_kwargs, options=self._options.call
             )
             loaded = self._loaded.get(call) or self._load(call)
             if len(self._seen) >= _SEEN_LIMIT:
@@ -155,14 +140,21 @@ class RemoteStep:
         return loaded
 
     def _load(self, call: Call) -> Loaded:
-        options = self._options
-        if self._last is not None:
-            _check_state(self._last.traced.call, call)
-            options = _keep_state(options, self._last.plan)
-        platform = {"gpu": "cuda"}.get(self._session.platform, self._session.platform)
-        traced = trace_call(self._fn, call, donate=self._donate, platform=platform)
+        options = self._options.plan
+        first = next(iter(self._loaded.values()), None)
+        if first is not None:
+            check_same_state(first.traced.call, call)
+            options = keep_state(options, first.plan)
+        traced = trace_call(
+            self._fn,
+            call,
+            donate=self._options.donate,
+            platform=self._session.lowered_for,
+        )
         program_id, plan = self._session.submit(traced, options)
-        self._loaded[call] = Loaded(traced, program_id, plan)
+        roles = enumerate(traced.roles.arguments)
+        donated = tuple(index for index, role in roles if role.donated)
+        self._loaded[call] = Loaded(traced, program_id, plan, donated)
         return self._loaded[call]
 
     def _place_pending(self, loaded: Loaded, leaves: Sequence[Any]) -> None:
@@ -189,46 +181,3 @@ def _aval(value: Any) -> Any:
 
 def _host_array(value: Any, leaf: Leaf) -> np.ndarray:
     return np.asarray(key_data(value, leaf), dtype=leaf.flat_dtype)
-
-
-def _check_state(before: Call, now: Call) -> None:
-    """Another batch shape is another program; another state shape is a mistake.
-
-    Raises:
-        StateError: naming the leaf.
-    """
-    old = _state_leaves(before)
-    new = _state_leaves(now)
-    for name in old.keys() ^ new.keys():
-        raise StateError(
-            f"the state has {'no' if name in old else 'a new'} leaf {name!r}",
-            where=name,
-            hint="for another structure of state, parallelize the function anew",
-        )
-    for name, leaf in old.items():
-        if not leaf.is_like(new[name]):
-            raise StateError(
-                f"state {name} is {new[name]}; the step was planned for {leaf}",
-                where=name,
-                hint="for another shape of state, parallelize the function anew",
-            )
-
-
-def _state_leaves(call: Call) -> dict[str, Leaf]:
-    return {
-        name: leaf
-        for name, role, leaf in zip(call.names, call.roles, call.leaves, strict=True)
-        if role is Role.STATE
-    }
-
-
-def _keep_state(options: Options, plan: Plan) -> Options:
-    """The same options, with the state where the plan has it."""
-    (stage,) = plan.stages
-    kept = {
-        glob.escape(name): sharding.dims
-        for name, sharding in plan.argument_shardings(Role.STATE).items()
-    }
-    return replace(
-        options, mesh=stage.mesh, constraints={**options.constraints, **kept}
-    )

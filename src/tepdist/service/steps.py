@@ -52,7 +52,7 @@ class DeviceQueue:
             StepFailed: if an earlier step failed, or this one cannot start.
             StateError: if an argument is of another shape or dtype, or gone.
         """
-        with session.lock, jax.enable_x64(True):
+        with session.lock, jax.enable_x64():
             raise_failures(session)
             _check_handles(session, program, arguments)
             placed = [
@@ -120,7 +120,8 @@ def _place(
     wanted = program.executable.argument_shardings[position]
     if held.array.sharding.is_equivalent_to(wanted, held.array.ndim):
         return held.array
-    return jax.device_put(held.array, wanted)
+    moved: jax.Array = jax.device_put(held.array, wanted)
+    return moved
 
 
 def _check_handles(

@@ -1,0 +1,1 @@
+"""What users call; `tepdist` itself re-exports it."""

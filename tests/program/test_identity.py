@@ -1,0 +1,120 @@
+"""Fingerprints and exports: one identity for one program, wherever it is read."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from tepdist.errors import ProgramError
+from tepdist.program import module as modules
+from tepdist.program.export import export_program, portable_artifact
+from tepdist.program.fingerprint import fingerprint
+from tepdist.program.infer import infer_roles
+from tepdist.program.reader import read_program
+from tepdist.program.roles import Role
+from tepdist.program.sidecar import sidecar_path
+
+
+def test_the_fingerprint_is_of_program_and_roles(sources):
+    program, roles = read_program(sources["train_step"].bytecode(), name="step")
+    other, _ = read_program(sources["scan"].bytecode(), name="step")
+    renamed = replace(roles.arguments[0], name="other")
+    other_roles = replace(roles, arguments=(renamed, *roles.arguments[1:]))
+    prints = {
+        fingerprint(program, roles),
+        fingerprint(program, other_roles),
+        fingerprint(other, roles),
+    }
+    assert len(prints) == 3
+    assert fingerprint(replace(program, name="other"), roles) in prints
+
+
+def test_the_fingerprint_is_the_same_in_another_process(sources, tmp_path):
+    data = sources["train_step"].bytecode()
+    file = tmp_path / "step.mlir"
+    file.write_bytes(data)
+    script = (
+        f"import sys; sys.path[:] = {sys.path!r}\n"
+        "from tepdist.program.fingerprint import fingerprint\n"
+        "from tepdist.program.reader import read_program\n"
+        f"data = open({str(file)!r}, 'rb').read()\n"
+        "print(fingerprint(*read_program(data, name='step')))\n"
+    )
+    command = [sys.executable, "-c", script]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert output.strip() == fingerprint(*read_program(data, name="step"))
+
+
+def test_an_exported_program_computes_the_same(source, run_module):
+    program, _ = read_program(source.bytecode(), name="step")
+    artifact = portable_artifact(program)
+    again, _ = read_program(artifact, name="step")
+    inputs = source.inputs()
+    expected = jax.tree.leaves(jax.jit(source.function)(*inputs))
+    for result, wanted in zip(
+        run_module(again.module, inputs, expected), expected, strict=True
+    ):
+        np.testing.assert_allclose(result, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_exporting_what_was_exported_gives_the_same_program(source):
+    program, _ = read_program(source.bytecode(), name="step")
+    once, _ = read_program(portable_artifact(program), name="step")
+    twice, _ = read_program(portable_artifact(once), name="step")
+    assert [op.signature for op in twice.ops] == [op.signature for op in once.ops]
+
+
+def test_export_writes_the_roles_beside(sources, tmp_path):
+    program, roles = read_program(sources["train_step"].bytecode(), name="step")
+    path = tmp_path / "step.mlirbc"
+    export_program(program, roles, path)
+    assert modules.is_portable(path.read_bytes())
+    assert sidecar_path(path).name == "step.mlirbc.roles.json"
+    assert sidecar_path(path).exists()
+
+
+def test_the_written_version_is_the_one_asked_for(sources):
+    program, _ = read_program(sources["train_step"].bytecode(), name="step")
+    version = modules.current_version()
+    artifact = portable_artifact(program, version=version)
+    assert f"StableHLO_v{version}".encode() in artifact[:32]
+
+
+@pytest.mark.parametrize("version", ["99.0.0", "1.0", "new"])
+def test_an_unknown_version_is_refused(sources, version):
+    program, _ = read_program(sources["train_step"].bytecode(), name="step")
+    with pytest.raises(ProgramError, match=f"StableHLO {version} is unknown"):
+        portable_artifact(program, version=version)
+
+
+def test_roles_are_guessed_from_shapes_when_nothing_is_stated():
+    text = b"""
+    func.func @main(%w: tensor<4x2xf32>, %step: tensor<i32>, %x: tensor<3x4xf32>,
+        %key: tensor<2xui32>, %rate: tensor<f32>)
+        -> (tensor<4x2xf32>, tensor<i32>, tensor<f32>) {
+      return %w, %step, %rate : tensor<4x2xf32>, tensor<i32>, tensor<f32>
+    }"""
+    program, stated = read_program(text, name="step")
+    roles = infer_roles(program)
+    assert stated is None
+    assert [argument.role for argument in roles.arguments] == [
+        Role.STATE,
+        Role.STATE,
+        Role.BATCH,
+        Role.CONSTANT,
+        Role.CONSTANT,
+    ]
+    assert [result.replaces for result in roles.results] == ["arg0", "arg1", None]
+    assert [result.is_loss for result in roles.results] == [False, False, True]
+
+
+def test_a_version_that_lacks_a_type_is_refused():
+    text = b"""func.func @main(%a: tensor<f4E2M1FN>) -> tensor<f4E2M1FN> {
+      return %a : tensor<f4E2M1FN>
+    }"""
+    program, _ = read_program(text, name="step")
+    with pytest.raises(ProgramError, match=r"as StableHLO 1\.0\.0"):
+        portable_artifact(program, version="1.0.0")

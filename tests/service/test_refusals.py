@@ -1,0 +1,319 @@
+"""Every mistake of a client's: a clear error of the right class, server alive."""
+
+import logging
+from collections.abc import Iterator
+
+import grpc
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tepdist import errors
+from tepdist.service import messages
+from tepdist.service.channel import Connection
+from tepdist.service.client import Session, connect
+from tepdist.service.protocol import tepdist_pb2 as pb
+from tepdist.service.server import Server
+
+from .conftest import open_session
+from .models import batch_mlp, init_mlp, step_mlp
+
+# An execution that fails while it is under way: the kernel refuses `uplo`.
+FAILS_UNDER_WAY = """
+module @fails {
+  func.func public @main(
+      %a: tensor<4xf32> {tf.aliasing_output = 0 : i32}, %b: tensor<4x4xf32>)
+      -> (tensor<4xf32>, tensor<f32>) {
+    %0 = stablehlo.custom_call @lapack_spotrf_ffi(%b) {
+      api_version = 4 : i32, mhlo.backend_config = {uplo = 7 : i64}
+    } : (tensor<4x4xf32>) -> tensor<4x4xf32>
+    %zero = stablehlo.constant dense<0.0> : tensor<f32>
+    %sum = stablehlo.reduce(%0 init: %zero) applies stablehlo.add
+      across dimensions = [0, 1] : (tensor<4x4xf32>, tensor<f32>) -> tensor<f32>
+    %1 = stablehlo.broadcast_in_dim %sum, dims = [] : (tensor<f32>) -> tensor<4xf32>
+    %2 = stablehlo.add %a, %1 : tensor<4xf32>
+    return %2, %sum : tensor<4xf32>, tensor<f32>
+  }
+}
+"""
+CALLS_FOREIGN = """
+func.func public @main(%a: tensor<4xf32>) -> tensor<4xf32> {
+  %0 = stablehlo.custom_call @TARGET(%a) {has_side_effect = true}
+    : (tensor<4xf32>) -> tensor<4xf32>
+  return %0 : tensor<4xf32>
+}
+"""
+
+
+class Raw:
+    """A session's calls with messages of one's own making."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        opened = connection.ask("OpenSession", pb.OpenSessionRequest())
+        self.id: str = opened.session_id
+
+    def submit(self, module: bytes, **header) -> pb.Submitted:
+        message = pb.SubmitProgramHeader(session_id=self.id, name="p", **header)
+        requests = messages.submission(message, module)
+        for answer in self.connection.exchange("SubmitProgram", requests):
+            if answer.WhichOneof("part") == "submitted":
+                return answer.submitted
+        raise AssertionError("no program came back")
+
+    def put(self, *arrays) -> list[int]:
+        requests = messages.upload(self.id, arrays)
+        return list(self.connection.send("PutTensors", requests).handles)
+
+    def step(self, program_id: int, *arguments) -> pb.StepResponse:
+        header = pb.StepHeader(session_id=self.id, program_id=program_id)
+        return self.connection.send("Step", messages.step(header, arguments))
+
+    def fetch(self, *handles) -> list[np.ndarray]:
+        request = pb.FetchRequest(session_id=self.id, handles=handles)
+        return list(messages.download(self.connection.receive("Fetch", request)))
+
+
+@pytest.fixture
+def raw(server: Server) -> Iterator[Raw]:
+    connection = Connection(server.address, token=None, tls=None)
+    raw = Raw(connection)
+    yield raw
+    # Whatever was refused before, the session still works.
+    (handle,) = raw.put(np.arange(3))
+    np.testing.assert_array_equal(raw.fetch(handle)[0], np.arange(3))
+    connection.ask("CloseSession", pb.CloseSessionRequest(session_id=raw.id))
+    connection.close()
+
+
+def exported() -> bytes:
+    lowered = jax.jit(lambda w, x: (w + x.sum(0), x.sum())).lower(
+        jnp.ones(4), jnp.ones((8, 4))
+    )
+    return lowered.as_text().encode()
+
+
+def roles(*, donated: bool = True) -> pb.Roles:
+    return pb.Roles(
+        arguments=[
+            pb.ArgumentRole(name="w", role=pb.ROLE_STATE, donated=donated),
+            pb.ArgumentRole(name="x", role=pb.ROLE_BATCH, batch_dim=0),
+        ],
+        results=[
+            pb.ResultRole(name="w", replaces="w"),
+            pb.ResultRole(name="loss", is_loss=True),
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        b"",
+        b"\x00\x01\x02random",
+        exported()[:200],
+        b"ML\xefR" + bytes(range(64)),
+        b"module { func.func private @helper() { return } }",
+        b"func.func public @main(%a: tensor<?xf32>) -> tensor<?xf32> "
+        b"{ return %a : tensor<?xf32> }",
+    ],
+    ids=["empty", "random", "truncated", "damaged", "no main", "dynamic"],
+)
+def test_bytes_that_are_no_program(raw: Raw, module: bytes):
+    with pytest.raises(errors.ProgramError) as refused:
+        raw.submit(module)
+    assert len(str(refused.value).splitlines()) <= 3
+
+
+@pytest.mark.parametrize("target", ["xla_python_cpu_callback", "my_plugin"])
+def test_custom_calls_that_lead_out_of_the_compiler(raw: Raw, target: str):
+    with pytest.raises(errors.ProgramError, match=target):
+        raw.submit(CALLS_FOREIGN.replace("TARGET", target).encode())
+
+
+def test_roles_of_another_program(raw: Raw):
+    short = roles()
+    del short.arguments[1]
+    with pytest.raises(errors.RolesError, match="name 1 arguments"):
+        raw.submit(exported(), roles=short)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        (pb.PlanOptions(memory_limit_bytes=8), errors.NoPlanFits),
+        (pb.PlanOptions(mesh="3x5"), errors.TepdistError),
+        (pb.PlanOptions(mesh="two"), errors.OptionsError),
+        (pb.PlanOptions(level="O9"), errors.OptionsError),
+        (
+            pb.PlanOptions(constraints=[pb.Constraint(pattern="nothing/*")]),
+            errors.OptionsError,
+        ),
+    ],
+    ids=["memory", "mesh size", "mesh", "level", "constraint"],
+)
+def test_options_that_cannot_be_honoured(raw: Raw, options, kind):
+    with pytest.raises(kind) as refused:
+        raw.submit(exported(), roles=roles(), options=options)
+    assert not isinstance(refused.value, errors.ServerFailed)
+
+
+def test_a_tensor_of_another_shape_or_dtype_names_the_argument(raw: Raw):
+    program = raw.submit(exported(), roles=roles()).program_id
+    (w, wrong) = raw.put(np.ones(4, np.float32), np.ones(5, np.float32))
+    x = np.ones((8, 4), np.float32)
+    with pytest.raises(errors.StateError, match=r"argument w is f32\[5\]"):
+        raw.step(program, wrong, x)
+    with pytest.raises(errors.StateError, match=r"argument x is f64\[8,4\]"):
+        raw.step(program, w, x.astype(np.float64))
+    with pytest.raises(errors.SessionError, match="takes 2 arguments; 1 came"):
+        raw.step(program, w)
+    assert raw.step(program, w, x).step == 1  # none of it consumed the state
+
+
+def test_a_consumed_handle(raw: Raw):
+    program = raw.submit(exported(), roles=roles()).program_id
+    (w,) = raw.put(np.ones(4, np.float32))
+    x = np.ones((8, 4), np.float32)
+    raw.step(program, w, x)
+    with pytest.raises(errors.StateConsumed, match=f"tensor {w} is gone"):
+        raw.step(program, w, x)
+    with pytest.raises(errors.StateConsumed):
+        raw.fetch(w)
+
+
+def test_ids_of_another_session_are_unknown(server: Server, raw: Raw):
+    other = Raw(raw.connection)
+    program = raw.submit(exported(), roles=roles()).program_id
+    (w,) = raw.put(np.ones(4, np.float32))
+    with pytest.raises(errors.SessionError, match=f"no tensor {w} in this session"):
+        other.fetch(w)
+    with pytest.raises(errors.SessionError, match=f"no program {program} in this"):
+        other.step(program, w, np.ones((8, 4), np.float32))
+    other.connection.ask("Release", pb.ReleaseRequest(session_id=other.id, handles=[w]))
+    np.testing.assert_array_equal(raw.fetch(w)[0], np.ones(4))
+    request = pb.CloseSessionRequest(session_id=other.id)
+    raw.connection.ask("CloseSession", request)
+
+
+def test_a_session_that_never_was(raw: Raw):
+    with pytest.raises(errors.SessionError, match="the session is unknown"):
+        raw.connection.ask("KeepAlive", pb.KeepAliveRequest(session_id="0" * 32))
+
+
+def test_one_tensor_for_two_arguments_of_which_one_is_donated(raw: Raw):
+    lowered = jax.jit(lambda a, b: a + b).lower(jnp.ones(4), jnp.ones(4))
+    both = pb.Roles(
+        arguments=[
+            pb.ArgumentRole(name="a", role=pb.ROLE_STATE, donated=True),
+            pb.ArgumentRole(name="b", role=pb.ROLE_CONSTANT),
+        ],
+        results=[pb.ResultRole(name="a", replaces="a")],
+    )
+    program = raw.submit(lowered.as_text().encode(), roles=both).program_id
+    (a,) = raw.put(np.ones(4, np.float32))
+    with pytest.raises(errors.StateError, match="passed for a and b"):
+        raw.step(program, a, a)
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [
+        [],
+        [pb.StepRequest(chunk=pb.TensorChunk(data=b"x"))],
+    ],
+    ids=["nothing", "no header"],
+)
+def test_a_stream_that_is_none_of_the_protocols(raw: Raw, requests):
+    with pytest.raises(errors.SessionError, match="begin with a header"):
+        raw.connection.send("Step", requests)
+
+
+@pytest.mark.parametrize("state", ["donated", "kept"])
+def test_a_step_that_fails_under_way_is_told_with_its_number(raw: Raw, state: str):
+    stated = pb.Roles(
+        arguments=[
+            pb.ArgumentRole(name="a", role=pb.ROLE_STATE, donated=state == "donated"),
+            pb.ArgumentRole(name="b", role=pb.ROLE_BATCH),
+        ],
+        results=[pb.ResultRole(name="a", replaces="a"), pb.ResultRole(name="loss")],
+    )
+    program = raw.submit(FAILS_UNDER_WAY.encode(), roles=stated).program_id
+    (a, other) = raw.put(np.ones(4, np.float32), np.ones(2))
+    b = np.eye(4, dtype=np.float32)
+    response = raw.step(program, a, b)
+    with pytest.raises(errors.StepFailed, match="step 1 of 'p' failed"):
+        raw.fetch(response.results[1])
+    with pytest.raises(errors.StateConsumed):
+        raw.fetch(response.results[0])
+    np.testing.assert_array_equal(raw.fetch(other)[0], np.ones(2))
+    if state == "donated":
+        with pytest.raises(errors.StateConsumed):
+            raw.fetch(a)
+    else:
+        np.testing.assert_array_equal(raw.fetch(a)[0], np.ones(4))
+
+
+def test_a_fault_of_the_servers_own_is_said_and_logged(
+    raw: Raw, server: Server, caplog
+):
+    programs = server.core.sessions.all()[0].programs
+    programs.add(None)  # no client can do this
+    with caplog.at_level(logging.ERROR), pytest.raises(errors.ServerFailed):
+        raw.connection.ask("GetStatus", pb.GetStatusRequest())
+    assert "a call failed" in caplog.text
+    programs.clear()
+
+
+def test_state_of_another_shape_is_refused_by_the_step(session: Session):
+    step = session.parallelize(step_mlp, level="O1")
+    state, _ = step(session.put(init_mlp(jax.random.key(0))), batch_mlp(0))
+    narrow = init_mlp(jax.random.key(0))
+    narrow.params["w1"] = jnp.ones((16, 8))
+    with pytest.raises(errors.StateError, match=r"'params/w1' is float32\[16,8\]"):
+        step(session.put(narrow), batch_mlp(0))
+    step(state, batch_mlp(0))
+
+
+def test_a_function_that_calls_back_never_leaves_the_client(session: Session):
+    def chatty(state, x):
+        jax.debug.print("{}", x)
+        return state, x.sum()
+
+    with pytest.raises(errors.ProgramError, match="side effects"):
+        session.parallelize(chatty)({"w": jnp.ones(2)}, jnp.ones(2))
+
+
+def test_another_sessions_remote_arrays(server: Server, session: Session):
+    with open_session(server) as other:
+        theirs = other.put(init_mlp(jax.random.key(0)))
+        with pytest.raises(errors.SessionError, match="in this session"):
+            session.parallelize(step_mlp, level="O1")(theirs, batch_mlp(0))
+        other.fetch(theirs)
+
+
+def test_nobody_answers():
+    with pytest.raises(
+        errors.ConnectionLost, match=r"127\.0\.0\.1:1 cannot be reached"
+    ):
+        connect("127.0.0.1:1")
+
+
+def test_a_server_that_died(server: Server):
+    with connect() as session:
+        state = session.put(init_mlp(jax.random.key(0)))
+        session._server.stop(0.0)
+        with pytest.raises(errors.ConnectionLost, match="cannot be reached"):
+            session.fetch(state)
+
+
+def test_something_that_is_no_tepdist_server_answers():
+    from concurrent.futures import ThreadPoolExecutor
+
+    other = grpc.server(ThreadPoolExecutor(1))
+    port = other.add_insecure_port("127.0.0.1:0")
+    other.start()
+    with pytest.raises(errors.ConnectionLost, match="does not speak this protocol"):
+        connect(f"127.0.0.1:{port}")
+    other.stop(0.0)
