@@ -232,13 +232,7 @@ def test_a_stream_that_is_none_of_the_protocols(raw: Raw, requests):
 
 @pytest.mark.parametrize("state", ["donated", "kept"])
 def test_a_step_that_fails_under_way_is_told_with_its_number(raw: Raw, state: str):
-    stated = pb.Roles(
-        arguments=[
-            pb.ArgumentRole(name="a", role=pb.ROLE_STATE, donated=state == "donated"),
-            pb.ArgumentRole(name="b", role=pb.ROLE_BATCH),
-        ],
-        results=[pb.ResultRole(name="a", replaces="a"), pb.ResultRole(name="loss")],
-    )
+    stated = failing_roles(donated=state == "donated")
     program = raw.submit(FAILS_UNDER_WAY.encode(), roles=stated).program_id
     (a, other) = raw.put(np.ones(4, np.float32), np.ones(2))
     b = np.eye(4, dtype=np.float32)
@@ -253,6 +247,29 @@ def test_a_step_that_fails_under_way_is_told_with_its_number(raw: Raw, state: st
             raw.fetch(a)
     else:
         np.testing.assert_array_equal(raw.fetch(a)[0], np.ones(4))
+
+
+def test_a_step_that_fails_under_way_is_told_by_a_later_step(raw: Raw):
+    program = raw.submit(FAILS_UNDER_WAY.encode(), roles=failing_roles()).program_id
+    (a,) = raw.put(np.ones(4, np.float32))
+
+    def step_often():
+        for _ in range(200):
+            raw.step(program, a, np.eye(4, dtype=np.float32))
+
+    with pytest.raises(errors.StepFailed, match="step 1 of 'p' failed"):
+        step_often()
+    np.testing.assert_array_equal(raw.fetch(a)[0], np.ones(4))
+
+
+def failing_roles(*, donated: bool = False) -> pb.Roles:
+    return pb.Roles(
+        arguments=[
+            pb.ArgumentRole(name="a", role=pb.ROLE_STATE, donated=donated),
+            pb.ArgumentRole(name="b", role=pb.ROLE_BATCH),
+        ],
+        results=[pb.ResultRole(name="a", replaces="a"), pb.ResultRole(name="loss")],
+    )
 
 
 def test_a_fault_of_the_servers_own_is_said_and_logged(

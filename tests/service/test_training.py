@@ -149,6 +149,7 @@ def test_without_donation_the_old_state_stays(session: Session):
     step = session.parallelize(step_mlp, donate=False)
     state = session.put(init_mlp(jax.random.key(1)))
     first, again = step(state, batch_mlp(0)), step(state, batch_mlp(0))
+    jax.block_until_ready(first)
     assert_close(session.fetch(first), session.fetch(again))
 
 

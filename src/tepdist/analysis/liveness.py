@@ -7,7 +7,8 @@ have it (so that a gradient dies where it is used). Not every value is a buffer:
 * generated values are made where they are used;
 * a pointwise value that only pointwise ops and reductions read is fused into them;
   what it is made of lives instead;
-* the next value of a donated state argument takes the argument's buffer.
+* the next value of a donated state argument takes the argument's buffer;
+* a pointwise op writes over an operand of its result's size that nothing reads later.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tepdist.analysis.nodes import CONTROL_FLOW, is_generated
+from tepdist.analysis.nodes import BARRIER, CONTROL_FLOW, is_generated
 from tepdist.analysis.phases import Phase
 from tepdist.program.graph import Op, Program
 from tepdist.program.roles import Role, Roles
@@ -93,9 +94,10 @@ def find_liveness(
         np.bool_,
     )
     is_buffer = is_stored.copy()
+    _write_over(program, pointwise, fused, position, end)
     _settle_arguments(program, roles, num_times, end, is_buffer)
     _settle_regions(program, is_buffer)
-    end = np.maximum(end, start)
+    end = np.maximum(end, start - 1)
     return Liveness(num_times, position, start, end, is_stored, is_buffer)
 
 
@@ -144,7 +146,7 @@ def _last_use(
     """Position until which a use keeps a value: a loop reads it until its end."""
     inside = None if producer is None else _scope(program, program.ops[producer])
     op = program.ops[user]
-    until = int(last[user]) if op.kind in CONTROL_FLOW else int(last[user])
+    until = int(last[user])
     while op.parent is not None and op.parent != inside:
         op = program.ops[op.parent]
         until = max(until, int(last[op.index]))
@@ -165,6 +167,8 @@ def _fused(
             kept.update(region.yields)
     fused = set()
     for op in program.ops:
+        if op.kind == BARRIER:
+            fused.update(set(op.results) - kept)  # it renames its operands
         if op.index not in pointwise or len(op.results) != 1:
             continue
         (value,) = op.results
@@ -183,10 +187,49 @@ def _extend_through_fusions(
 ) -> None:
     """What a fused or generated value is made of lives until that value's last use."""
     for op in reversed(program.ops):
-        for value in op.results:
-            if value in fused or is_generated(program, value):
-                for operand in op.operands:
-                    end[operand] = max(end[operand], end[value])
+        for position, value in enumerate(op.results):
+            if value not in fused and not is_generated(program, value):
+                continue
+            made_of = op.operands
+            if op.kind == BARRIER:
+                made_of = op.operands[position : position + 1]
+            for operand in made_of:
+                end[operand] = max(end[operand], end[value])
+
+
+def _write_over(
+    program: Program,
+    pointwise: frozenset[int],
+    fused: set[int],
+    position: NDArray[np.int64],
+    end: NDArray[np.int64],
+) -> None:
+    """An operand that dies in a pointwise op is gone when its result exists."""
+    for op in program.ops:
+        if op.index not in pointwise or len(op.results) != 1 or op.results[0] in fused:
+            continue
+        here = int(position[op.index])
+        wanted = program.values[op.results[0]].bytes_
+        for value in _sources(program, op, fused):
+            described = program.values[value]
+            if described.producer is None or end[value] != here:
+                continue
+            if described.bytes_ == wanted:
+                end[value] = here - 1
+                break
+
+
+def _sources(program: Program, op: Op, fused: set[int]) -> list[int]:
+    """Values in memory that a fusion ending in this op reads."""
+    found, pending = [], list(op.operands)
+    while pending:
+        value = pending.pop()
+        producer = program.values[value].producer
+        if value in fused and producer is not None:
+            pending += program.ops[producer].operands
+        else:
+            found.append(value)
+    return found
 
 
 def _settle_arguments(

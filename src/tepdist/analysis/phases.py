@@ -94,12 +94,15 @@ def _batched(program: Program, roles: Roles) -> set[int]:
         for value, role in zip(program.arguments, roles.arguments, strict=True)
         if role.role is Role.BATCH and role.batch_dim is not None
     }
+    # Factors of size 1 mean nothing, unless the batch itself is a single example.
+    extents = [program.values[v].shape[dim] for v, found in dims.items() for dim in found]
+    smallest = min(extents, default=2)
     batched: set[int] = set()
     for op in program.ops:
         if op.regions:
             _carry(op, dims, batched)
         elif op.rule is not None:
-            _follow(op, dims, batched)
+            _follow(op, dims, batched, smallest)
         elif any(dims.get(value) for value in op.operands):
             batched.add(op.index)
     return batched
@@ -117,7 +120,9 @@ def _carry(op: Op, dims: dict[int, set[int]], batched: set[int]) -> None:
             dims[region.arguments[position]] = set(found)
 
 
-def _follow(op: Op, dims: dict[int, set[int]], batched: set[int]) -> None:
+def _follow(
+    op: Op, dims: dict[int, set[int]], batched: set[int], smallest: int
+) -> None:
     rule = op.rule
     assert rule is not None
     factors = {
@@ -125,7 +130,7 @@ def _follow(op: Op, dims: dict[int, set[int]], batched: set[int]) -> None:
         for value, operand in zip(op.operands, rule.operands, strict=True)
         for dim in dims.get(value, ())
         for factor in operand[dim][:1]
-        if rule.sizes[factor] > 1
+        if rule.sizes[factor] > 1 or smallest == 1
     }
     if not factors:
         return

@@ -72,6 +72,6 @@ class Network:
             unary,
             self.binary,
             self.usages,
-            np.full_like(self.limits, np.inf),
+            np.full(len(self.limits), np.inf),
             self.fixed_usage,
         )

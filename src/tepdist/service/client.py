@@ -267,6 +267,16 @@ class Session:
             for array, host in zip(arrays, messages.download(responses), strict=True)
         ]
 
+    def wait_for(self, arrays: Sequence[RemoteArray]) -> None:
+        """Waits for the steps that make these, and raises their errors."""
+        request = pb.FetchRequest(
+            session_id=self._id,
+            handles=[array.handle for array in arrays],
+            headers_only=True,
+        )
+        for _ in self._connection.receive("Fetch", request):
+            pass
+
     def forget(self, handle: int) -> None:
         """The tensor is no longer needed; the server is told with the next call."""
         self._garbage.append(handle)

@@ -31,7 +31,7 @@ from tepdist.service.held import (
 )
 from tepdist.service.protocol import tepdist_pb2 as pb
 from tepdist.service.sessions import Sessions
-from tepdist.service.steps import DeviceQueue, fetch
+from tepdist.service.steps import DeviceQueue, fetch, ready
 from tepdist.service.tensors import (
     MAX_CHUNK_BYTES,
     Spec,
@@ -155,17 +155,17 @@ class Core:
         return pb.StepResponse(step=number, results=results)
 
     def fetch(
-        self, session: ClientSession, handles: Sequence[int]
+        self, session: ClientSession, request: pb.FetchRequest
     ) -> Iterator[pb.FetchResponse]:
         """Each tensor's header and bytes; one tensor at a time is in host memory."""
-        for handle in handles:  # refuse before anything is sent
+        for handle in request.handles:  # refuse before anything is sent
             session.tensors.get(handle)
-        for index, handle in enumerate(handles):
-            array = fetch(session, handle)
-            spec = Spec.of(array).to_proto()
+        for index, handle in enumerate(request.handles):
+            spec = ready(session, handle).spec.to_proto()
             yield pb.FetchResponse(header=pb.TensorHeader(index=index, tensor=spec))
-            for chunk in chunks_of(index, array):
-                yield pb.FetchResponse(chunk=chunk)
+            if not request.headers_only:
+                for chunk in chunks_of(index, fetch(session, handle)):
+                    yield pb.FetchResponse(chunk=chunk)
 
     def status(self) -> pb.GetStatusResponse:
         now_s = time.monotonic()

@@ -21,6 +21,8 @@ class Owner(Protocol):
 
     def fetch_arrays(self, arrays: "Sequence[RemoteArray]") -> list[Any]: ...
 
+    def wait_for(self, arrays: "Sequence[RemoteArray]") -> None: ...
+
     def forget(self, handle: int) -> None: ...
 
 
@@ -133,7 +135,7 @@ class RemoteArray:
 
     def block_until_ready(self) -> "RemoteArray":
         """Waits for the step that makes it, and raises its error."""
-        self.session.fetch_arrays([self])
+        self.session.wait_for([self])
         return self
 
     def __format__(self, spec: str) -> str:

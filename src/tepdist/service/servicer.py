@@ -95,7 +95,7 @@ class Servicer(tepdist_pb2_grpc.TepdistServicer):  # type: ignore[misc]
         self, request: pb.FetchRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.FetchResponse]:
         with self._session(request.session_id, context) as session:
-            yield from self._core.fetch(session, request.handles)
+            yield from self._core.fetch(session, request)
 
     def Release(
         self, request: pb.ReleaseRequest, context: grpc.ServicerContext

@@ -53,6 +53,8 @@ class Host(Protocol):
 
     def fetch_arrays(self, arrays: Sequence[RemoteArray]) -> list[Any]: ...
 
+    def wait_for(self, arrays: Sequence[RemoteArray]) -> None: ...
+
     def forget(self, handle: int) -> None: ...
 
     def hlo_text(self, program_id: int) -> list[str]: ...
@@ -125,7 +127,10 @@ class RemoteStep:
         self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Loaded:
         """The program for a call like this; planned now if it is the first."""
-        loaded = self._seen.get(key)
+        try:
+            loaded = self._seen.get(key)
+        except TypeError:  # a static argument cannot be hashed: `read_call` says which
+            loaded = None
         if loaded is None:
             abstract_args, abstract_kwargs = jax.tree.map(
                 abstract, (args, dict(kwargs))

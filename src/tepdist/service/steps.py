@@ -77,8 +77,8 @@ class DeviceQueue:
             ]
 
 
-def fetch(session: ClientSession, handle: int) -> np.ndarray:
-    """A tensor in host memory, once the step that makes it has ended.
+def ready(session: ClientSession, handle: int) -> HeldTensor:
+    """A tensor, once the step that makes it has ended.
 
     Raises:
         StepFailed: if that step, or an earlier one, failed.
@@ -87,8 +87,10 @@ def fetch(session: ClientSession, handle: int) -> np.ndarray:
     with session.lock:
         raise_failures(session)
         held = session.tensors.get(handle)
+    if isinstance(held.array, np.ndarray):
+        return held
     try:
-        return whole(held.array)
+        held.array.block_until_ready()
     except jax.errors.JaxRuntimeError as error:
         with session.lock:
             raise_failures(session)
@@ -97,6 +99,22 @@ def fetch(session: ClientSession, handle: int) -> np.ndarray:
             f"{held.made_by or 'the transfer'} failed: {first_line(error)}",
             hint="go on from an earlier state, or make one anew",
         ) from error
+    except RuntimeError:  # a step consumed it meanwhile
+        session.tensors.get(handle)
+        raise
+    return held
+
+
+def fetch(session: ClientSession, handle: int) -> np.ndarray:
+    """A tensor in host memory, once the step that makes it has ended.
+
+    Raises:
+        StepFailed: if that step, or an earlier one, failed.
+        StateConsumed: if the tensor is gone.
+    """
+    held = ready(session, handle)
+    try:
+        return whole(held.array)
     except RuntimeError:  # a step consumed it while it was being read
         session.tensors.get(handle)
         raise

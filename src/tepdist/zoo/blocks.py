@@ -32,6 +32,8 @@ class Stack:
         heads: Attention heads; divides `hidden`.
         dtype: Compute dtype; parameters are f32.
         causal: Whether a position sees only earlier ones and itself.
+        norm: ``pre``: before each half of a layer (GPT-2); ``post``: after it, on the
+            residual stream (Vaswani et al.).
         scan: Whether the layers are one loop over stacked parameters.
         remat: ``full`` recomputes each layer in the backward pass, ``none`` nothing.
     """
@@ -41,6 +43,7 @@ class Stack:
     heads: int
     dtype: Any
     causal: bool
+    norm: str
     scan: bool
     remat: str
 
@@ -113,10 +116,9 @@ def attention(x_bsd: jax.Array, params: Tree, stack: Stack) -> jax.Array:
     )
     query = query + params["bq"].astype(dtype)
     value = value + params["bv"].astype(dtype)
-    scores_bnst = dot(
-        query, key, contract=((3,), (3,)), batch=((0, 2), (0, 2)), dtype=jnp.float32
-    )
-    scores_bnst = scores_bnst * (1.0 / math.sqrt(stack.hidden // stack.heads))
+    scores_bnst = dot(query, key, contract=((3,), (3,)), batch=((0, 2), (0, 2)))
+    # Widened after the product, so that its backward pass stays narrow too.
+    scores_bnst = scores_bnst.astype(jnp.float32) * (1.0 / math.sqrt(stack.hidden // stack.heads))
     if stack.causal:
         scores_bnst = mask_future(scores_bnst)
     weights_bnst = softmax(scores_bnst).astype(dtype)
@@ -139,10 +141,13 @@ def feed_forward(x_bsd: jax.Array, params: Tree) -> jax.Array:
 
 
 def layer(x_bsd: jax.Array, params: Tree, stack: Stack) -> jax.Array:
-    """One pre-norm transformer layer."""
-    x_bsd = x_bsd + attention(layer_norm(x_bsd, params["ln1"]), params["attn"], stack)
-    normed = layer_norm(x_bsd, params["ln2"])
-    return x_bsd + feed_forward(normed, params["mlp"])
+    """One transformer layer; [b, s, d] to [b, s, d]."""
+    attn, mlp, ln1, ln2 = (params[name] for name in ("attn", "mlp", "ln1", "ln2"))
+    if stack.norm == "post":
+        x_bsd = layer_norm(x_bsd + attention(x_bsd, attn, stack), ln1)
+        return layer_norm(x_bsd + feed_forward(x_bsd, mlp), ln2)
+    x_bsd = x_bsd + attention(layer_norm(x_bsd, ln1), attn, stack)
+    return x_bsd + feed_forward(layer_norm(x_bsd, ln2), mlp)
 
 
 def apply_stack(x_bsd: jax.Array, params: Tree, stack: Stack) -> jax.Array:

@@ -62,7 +62,7 @@ SIZES: Mapping[str, GptKeys] = {
     "117m": _size((12, 768, 12), vocab=50304, batch=32),
     "345m": _size((24, 1024, 16), vocab=50304, batch=32),
     "760m": _size((24, 1536, 16), batch=16),
-    "1.3b": _size((24, 2048, 32), batch=8, remat="full"),
+    "1.3b": _size((24, 2048, 32), batch=2, remat="full"),
     "2.6b": _size((32, 2560, 32), batch=8, remat="full"),
     "6.7b": _size((32, 4096, 32), batch=8, remat="full"),
     "15b": _size((48, 5120, 40), batch=16, remat="full"),
@@ -78,7 +78,7 @@ def build_gpt(name: str, keys: GptKeys) -> ZooProgram:
     Raises:
         OptionsError: if the heads do not divide the hidden width.
     """
-    stack = checked_stack(keys)
+    stack = checked_stack(keys, causal=True, norm="pre")
     shape = (keys.batch, keys.seq)
 
     def loss(params: Tree, batch: Tree) -> jax.Array:
@@ -95,8 +95,12 @@ def build_gpt(name: str, keys: GptKeys) -> ZooProgram:
     return assemble(name, model, dataclasses.asdict(keys))
 
 
-def checked_stack(keys: Any) -> Stack:
-    """The layers that these keys ask for."""
+def checked_stack(keys: Any, *, causal: bool, norm: str) -> Stack:
+    """The layers that these keys ask for.
+
+    Raises:
+        OptionsError: if the heads do not divide the hidden width.
+    """
     if keys.hidden % keys.heads:
         raise OptionsError(
             f"hidden={keys.hidden} is not divided by heads={keys.heads}",
@@ -107,7 +111,8 @@ def checked_stack(keys: Any) -> Stack:
         hidden=keys.hidden,
         heads=keys.heads,
         dtype=DTYPES[keys.dtype],
-        causal=True,
+        causal=causal,
+        norm=norm,
         scan=keys.scan,
         remat=keys.remat,
     )
@@ -133,7 +138,9 @@ def logits(params: Tree, tokens_bs: jax.Array, stack: Stack) -> jax.Array:
     x_bsd = apply_stack(x_bsd.astype(stack.dtype), params["h"], stack)
     x_bsd = layer_norm(x_bsd, params["ln_f"])
     head_vd = params.get("head", params["wte"]).astype(stack.dtype)
-    return dot(x_bsd, head_vd, contract=((2,), (1,)), dtype=jnp.float32)
+    # Widened after the product: a wide product would make its backward pass widen
+    # the activations and the table too.
+    return dot(x_bsd, head_vd, contract=((2,), (1,))).astype(jnp.float32)
 
 
 def embed(table_vd: jax.Array, tokens_bs: jax.Array) -> jax.Array:

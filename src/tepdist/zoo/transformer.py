@@ -1,7 +1,8 @@
 """Transformer layers alone: hidden states in, hidden states out, Adam.
 
 No embedding and no head, so that a plan shows the layers only: the model on which
-automatic sharding is classically judged.
+automatic sharding is classically judged, norm after each half as in Vaswani et al.,
+arXiv 1706.03762.
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ class TransformerKeys:
     seq: int = key(8, "positions per sequence")
     batch: int = key(8, "sequences per step")
     dtype: str = key("f32", "compute dtype; state is f32", tuple(DTYPES))
+    norm: str = key("post", "layer norm after or before each half", ("post", "pre"))
     scan: bool = key(False, "layers as one loop over stacked ones")  # noqa: FBT003
     remat: str = key("none", "what the backward pass recomputes", ("none", "full"))
     lr: float = key(1e-3, "Adam's learning rate")
@@ -39,7 +41,7 @@ def build_transformer(name: str, keys: TransformerKeys) -> ZooProgram:
     Raises:
         OptionsError: if the heads do not divide the hidden width.
     """
-    stack = checked_stack(keys)
+    stack = checked_stack(keys, causal=False, norm=keys.norm)
     shape = (keys.batch, keys.seq, keys.hidden)
 
     def loss(params: Tree, batch: Tree) -> jax.Array:

@@ -337,12 +337,14 @@ class StepResponse(_message.Message):
     def __init__(self, step: _Optional[int] = ..., results: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
-    __slots__ = ("session_id", "handles")
+    __slots__ = ("session_id", "handles", "headers_only")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     HANDLES_FIELD_NUMBER: _ClassVar[int]
+    HEADERS_ONLY_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     handles: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, session_id: _Optional[str] = ..., handles: _Optional[_Iterable[int]] = ...) -> None: ...
+    headers_only: bool
+    def __init__(self, session_id: _Optional[str] = ..., handles: _Optional[_Iterable[int]] = ..., headers_only: _Optional[bool] = ...) -> None: ...
 
 class TensorHeader(_message.Message):
     __slots__ = ("index", "tensor")
