@@ -1,7 +1,7 @@
 """The whole flow on one screen: a program and a cluster go in, a plan comes out."""
 
 from tepdist.cluster.model import Cluster
-from tepdist.cost.compute import matmul_flops_per_s, model_flops
+from tepdist.cost.compute import model_flops
 from tepdist.errors import OptionsError
 from tepdist.plan.types import Options, Plan, Predicted, Stage
 from tepdist.program.fingerprint import fingerprint
@@ -15,8 +15,8 @@ def compile_plan(
     program: Program,
     roles: Roles,
     cluster: Cluster,
-    options: Options,
     *,
+    options: Options,
     progress: Progress | None = None,
 ) -> Plan:
     """The best plan for a program on a cluster.
@@ -36,7 +36,7 @@ def compile_plan(
     check_roles(program, roles)
     _check_options(options)
     found = search(
-        program, roles, cluster, options, progress=progress or (lambda _phase, _done: None)
+        program, roles, cluster, options=options, progress=progress or _silent
     )
     return Plan(
         program=program,
@@ -68,6 +68,10 @@ def _predict(program: Program, cluster: Cluster, stage: Stage) -> Predicted:
     )
 
 
+def _silent(_phase: str, _done: float) -> None:
+    """Shows no progress."""
+
+
 def _check_options(options: Options) -> None:
     """Refuses by name what cannot be forced."""
     alone = {
@@ -78,10 +82,11 @@ def _check_options(options: Options) -> None:
     for name, asked in alone.items():
         if asked not in (None, 1):
             raise OptionsError(
-                f"{name}={asked}: programs are planned as one stage and one micro-batch",
+                f"{name}={asked}: a program is one stage and one micro-batch here",
                 hint=f"leave {name} out",
             )
-    for name, wanted in (("schedule", options.schedule), ("recompute", options.recompute)):
+    named = {"schedule": options.schedule, "recompute": options.recompute}
+    for name, wanted in named.items():
         if wanted not in (None, "none"):
             raise OptionsError(
                 f"{name}={wanted!r} cannot be forced", hint=f"leave {name} out"

@@ -148,7 +148,7 @@ class _Grower:
         node = self._nodes[index]
         if node.pointwise and len(node.outputs) == 1:
             for root, view, tensor in self._candidates(node):
-                if self._join(index, root, view, tensor):
+                if self._join(index, root, view, tensor=tensor):
                     return
         self._found(index)
 
@@ -178,10 +178,12 @@ class _Grower:
             and self._bytes(tensor.value) >= size
         ]
 
-    def _join(self, index: int, root: int, view: GroupTensor, tensor: Tensor) -> bool:
+    def _join(
+        self, index: int, root: int, view: GroupTensor, *, tensor: Tensor
+    ) -> bool:
         """Adds a node to a group along a tensor both know, if they line up."""
         node, group = self._nodes[index], self.groups[root]
-        factors = _aligned(node, tensor.dims, group.sizes, view.dims)
+        factors = _aligned(node, tensor.dims, group.sizes, group_dims=view.dims)
         if factors is None or any(f in group.blocked for f in factors if f is not None):
             return False
         if any(
@@ -228,7 +230,9 @@ class _Grower:
         is_root = index == group.root
         reduced_outputs = bool(group.reduction) if is_root else reduced
         for tensor in node.outputs:
-            view = _viewed(tensor, member, len(group.members) - 1, reduced_outputs)
+            view = _viewed(
+                tensor, member, len(group.members) - 1, reduced=reduced_outputs
+            )
             self._defined[tensor.value] = (group.root, view)
         for tensor in node.inputs:
             if tensor.value in self._defined:
@@ -272,9 +276,9 @@ class _Grower:
     def _absorb(self, group: _Growing, use: "_Use") -> None:
         """Moves a group's nodes into the group that uses them."""
         consumer, using = self.groups[use.root], self._member_of[use.node]
-        wanted = _viewed(use.tensor, using, 0, using.reduced).dims
+        wanted = _viewed(use.tensor, using, 0, reduced=using.reduced).dims
         view = self._defined[use.value][1]
-        mapping = _mapping(group.sizes, view.dims, consumer.sizes, wanted)
+        mapping = _mapping(group.sizes, view.dims, consumer.sizes, dims=wanted)
         if mapping is None or len(mapping) != len(group.sizes):
             return
         if consumer.blocked.intersection(mapping.values()):
@@ -298,10 +302,14 @@ class _Grower:
             node = self._nodes[member.node]
             for tensor in node.inputs:
                 source = self._defined.get(tensor.value)
-                if source is None or source[0] != group.root or self._differs(
-                    source[1], tensor, member
+                if (
+                    source is None
+                    or source[0] != group.root
+                    or self._differs(source[1], tensor, member)
                 ):
-                    inputs.append(_viewed(tensor, member, position, member.reduced))
+                    inputs.append(
+                        _viewed(tensor, member, position, reduced=member.reduced)
+                    )
             for tensor in node.outputs:
                 view = self._defined[tensor.value][1]
                 outputs.append(
@@ -318,7 +326,7 @@ class _Grower:
 
     def _differs(self, view: GroupTensor, tensor: Tensor, member: Member) -> bool:
         """Whether a group reads its own tensor in another way than it lies."""
-        read = _viewed(tensor, member, 0, member.reduced)
+        read = _viewed(tensor, member, 0, reduced=member.reduced)
         return read.dims != view.dims or read.reduced != view.reduced
 
     def _bytes(self, value: int) -> int:
@@ -326,7 +334,7 @@ class _Grower:
 
 
 def _viewed(
-    tensor: Tensor, member: Member, position: int, reduced: bool
+    tensor: Tensor, member: Member, position: int, *, reduced: bool
 ) -> GroupTensor:
     dims = tuple(
         tuple(
@@ -340,14 +348,14 @@ def _viewed(
 
 
 def _aligned(
-    node: Node, dims: Dims, sizes: list[int], group_dims: Dims
+    node: Node, dims: Dims, sizes: list[int], *, group_dims: Dims
 ) -> list[int | None] | None:
     """For each factor of the node the group's, if a shared tensor lines them up."""
     own_dims = tuple(
         tuple(factor for factor in factors if node.sizes[factor] > 1)
         for factors in dims
     )
-    mapping = _mapping(node.sizes, own_dims, sizes, group_dims)
+    mapping = _mapping(node.sizes, own_dims, sizes, dims=group_dims)
     if mapping is None:
         return None
     return [mapping.get(factor) for factor in range(len(node.sizes))]
@@ -357,6 +365,7 @@ def _mapping(
     own_sizes: tuple[int, ...] | list[int],
     own_dims: Dims,
     sizes: tuple[int, ...] | list[int],
+    *,
     dims: Dims,
 ) -> dict[int, int] | None:
     """Own factor to the other's, where two views of one tensor agree; else None."""

@@ -61,8 +61,8 @@ def tie_layers(
     program: Program,
     nodes: Sequence[Node],
     groups: Sequence[Group],
-    links: Sequence[Link],
     *,
+    links: Sequence[Link],
     apart: Mapping[int, object],
 ) -> tuple[int, ...]:
     """For each group the group that decides for it: itself, or its representative.
@@ -74,7 +74,7 @@ def tie_layers(
         links: Reads between them.
         apart: Values that only groups of equal marks may share a decision about.
     """
-    classes = _classes(program, nodes, groups, links, apart)
+    classes = _classes(program, nodes, groups, links=links, apart=apart)
     layers = _layers(classes, links)
     representative: dict[tuple[int, int], int] = {}
     ties = []
@@ -91,6 +91,7 @@ def _classes(
     program: Program,
     nodes: Sequence[Node],
     groups: Sequence[Group],
+    *,
     links: Sequence[Link],
     apart: Mapping[int, object],
 ) -> list[int]:
@@ -176,7 +177,7 @@ def _layers(classes: Sequence[int], links: Sequence[Link]) -> dict[int, int]:
             continue
         done.add(seed)
         layers.update({index: layer for layer, index in enumerate(members[seed])})
-        _spread(seed, members, leaving, ports, layers, done)
+        _spread(seed, members, leaving, ports=ports, layers=layers, done=done)
     return layers
 
 
@@ -184,6 +185,7 @@ def _spread(
     seed: int,
     members: dict[int, list[int]],
     leaving: dict[int, list[tuple[int, int, int, int]]],
+    *,
     ports: dict[tuple[int, int, int, int], list[tuple[int, int]]],
     layers: dict[int, int],
     done: set[int],

@@ -25,10 +25,25 @@ from tepdist.program.roles import Role, Roles
 # Pointwise ops that a compiler would rather store than compute twice.
 _EXPENSIVE = frozenset(
     f"stablehlo.{kind}"
-    for kind in (
-        "exponential exponential_minus_one log log_plus_one logistic tanh tan sine "
-        "cosine power sqrt rsqrt cbrt divide remainder atan2 rng_bit_generator"
-    ).split()
+    for kind in [
+        "exponential",
+        "exponential_minus_one",
+        "log",
+        "log_plus_one",
+        "logistic",
+        "tanh",
+        "tan",
+        "sine",
+        "cosine",
+        "power",
+        "sqrt",
+        "rsqrt",
+        "cbrt",
+        "divide",
+        "remainder",
+        "atan2",
+        "rng_bit_generator",
+    ]
 ) | frozenset({"chlo.erf", "chlo.erfc", "chlo.erf_inv", "chlo.lgamma"})
 _FUSING = frozenset({"stablehlo.reduce"})
 
@@ -58,6 +73,7 @@ def find_liveness(
     program: Program,
     roles: Roles,
     phases: Sequence[Phase],
+    *,
     pointwise: frozenset[int],
 ) -> Liveness:
     """Lifetimes of all values.
@@ -82,7 +98,7 @@ def find_liveness(
     for value in program.values:
         for user in uses[value.index]:
             end[value.index] = max(
-                end[value.index], _last_use(program, value.producer, user, last)
+                end[value.index], _last_use(program, value.producer, user, last=last)
             )
     end[list(program.results)] = num_times - 1
     _extend_through_fusions(program, fused, end)
@@ -94,8 +110,8 @@ def find_liveness(
         np.bool_,
     )
     is_buffer = is_stored.copy()
-    _write_over(program, pointwise, fused, position, end)
-    _settle_arguments(program, roles, num_times, end, is_buffer)
+    _write_over(program, pointwise, fused, position=position, end=end)
+    _settle_arguments(program, roles, num_times, end=end, is_buffer=is_buffer)
     _settle_regions(program, is_buffer)
     end = np.maximum(end, start - 1)
     return Liveness(num_times, position, start, end, is_stored, is_buffer)
@@ -107,9 +123,7 @@ def _positions(
     """Position of each op, and of the last op inside it."""
     count = len(program.ops)
     keys = np.arange(count, dtype=np.float64)
-    made = {
-        value: float(op.index) for op in program.ops for value in op.results
-    }
+    made = {value: float(op.index) for op in program.ops for value in op.results}
     for op in program.ops:
         if phases[op.index] is not Phase.UPDATE or op.parent is not None or op.regions:
             continue
@@ -141,7 +155,7 @@ def _uses(program: Program) -> list[list[int]]:
 
 
 def _last_use(
-    program: Program, producer: int | None, user: int, last: NDArray[np.int64]
+    program: Program, producer: int | None, user: int, *, last: NDArray[np.int64]
 ) -> int:
     """Position until which a use keeps a value: a loop reads it until its end."""
     inside = None if producer is None else _scope(program, program.ops[producer])
@@ -201,6 +215,7 @@ def _write_over(
     program: Program,
     pointwise: frozenset[int],
     fused: set[int],
+    *,
     position: NDArray[np.int64],
     end: NDArray[np.int64],
 ) -> None:
@@ -236,6 +251,7 @@ def _settle_arguments(
     program: Program,
     roles: Roles,
     num_times: int,
+    *,
     end: NDArray[np.int64],
     is_buffer: NDArray[np.bool_],
 ) -> None:

@@ -14,9 +14,11 @@ factors its tensors share. Three kinds of op make no node:
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tepdist.program.graph import Op, Program, Rule
 
+T = TypeVar("T", int, str)
 Dims = tuple[tuple[int, ...], ...]  # per dim of a tensor its factors, major first
 
 
@@ -71,14 +73,16 @@ def is_generated(program: Program, value: int) -> bool:
     return kind in _SOURCES or kind == "stablehlo.broadcast_in_dim"
 
 
-def source_dims(rule: Rule, dims: Dims) -> Dims:
-    """Dims of a broadcast's operand, given the factors of its result's dims.
+def source_dims(
+    rule: Rule, dims: tuple[tuple[T, ...], ...]
+) -> tuple[tuple[T, ...], ...]:
+    """What cuts a broadcast's operand, given what cuts its result.
 
     Args:
         rule: The broadcast's.
-        dims: Per dim of the result, factors of whoever uses it.
+        dims: Per dim of the result, factors of whoever uses it, or mesh axes.
     """
-    used_by: dict[int, tuple[int, ...]] = {}
+    used_by: dict[int, tuple[T, ...]] = {}
     for factors, used in zip(rule.results[0], dims, strict=True):
         if len(factors) == 1:
             used_by[factors[0]] = used
@@ -123,9 +127,7 @@ def run_counts(program: Program) -> list[int]:
     return counts
 
 
-def build_nodes(
-    program: Program, next_values: Mapping[int, int]
-) -> tuple[Node, ...]:
+def build_nodes(program: Program, next_values: Mapping[int, int]) -> tuple[Node, ...]:
     """All nodes of a program: arguments first, then ops and slots in op order.
 
     Args:
@@ -137,7 +139,7 @@ def build_nodes(
     nodes = []
     for value in program.arguments:
         follows = (next_values[value],) if value in next_values else ()
-        nodes.append(_held(program, (value,), follows, 1))
+        nodes.append(_held(program, (value,), follows, trips=1))
     for op in program.ops:
         if op.kind in SLOTTED:
             nodes.extend(_slots(program, op, counts[op.index]))
@@ -157,8 +159,8 @@ def _held(
     program: Program,
     outputs: tuple[int, ...],
     inputs: tuple[int, ...],
-    trips: int,
     *,
+    trips: int,
     pointwise: bool = False,
 ) -> Node:
     """A node that only holds tensors of one shape: a factor for each dim."""
@@ -190,7 +192,7 @@ def _slots(program: Program, op: Op, trips: int) -> Iterator[Node]:
             program,
             tuple(outputs),
             tuple(inputs),
-            trips,
+            trips=trips,
             pointwise=op.kind == BARRIER,
         )
 

@@ -95,14 +95,16 @@ def _batched(program: Program, roles: Roles) -> set[int]:
         if role.role is Role.BATCH and role.batch_dim is not None
     }
     # Factors of size 1 mean nothing, unless the batch itself is a single example.
-    extents = [program.values[v].shape[dim] for v, found in dims.items() for dim in found]
+    extents = [
+        program.values[v].shape[dim] for v, found in dims.items() for dim in found
+    ]
     smallest = min(extents, default=2)
     batched: set[int] = set()
     for op in program.ops:
         if op.regions:
             _carry(op, dims, batched)
         elif op.rule is not None:
-            _follow(op, dims, batched, smallest)
+            _follow(op, dims, batched, smallest=smallest)
         elif any(dims.get(value) for value in op.operands):
             batched.add(op.index)
     return batched
@@ -121,7 +123,7 @@ def _carry(op: Op, dims: dict[int, set[int]], batched: set[int]) -> None:
 
 
 def _follow(
-    op: Op, dims: dict[int, set[int]], batched: set[int], smallest: int
+    op: Op, dims: dict[int, set[int]], batched: set[int], *, smallest: int
 ) -> None:
     rule = op.rule
     assert rule is not None

@@ -170,7 +170,7 @@ def plan_call(fn: Callable[..., Any], fn_call: Call, request: Request) -> Plan:
         request.options,
         constraints={**_whole_keys(fn_call), **request.options.constraints},
     )
-    plan = compile_plan(traced.read(), traced.roles, request.cluster, options)
+    plan = compile_plan(traced.read(), traced.roles, request.cluster, options=options)
     return Plan.of(plan, traced)
 
 

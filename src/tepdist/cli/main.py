@@ -5,6 +5,7 @@ A subcommand's module is imported when it is asked for, so that `tepdist --help`
 """
 
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -86,6 +87,8 @@ def app(*, debug: bool) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Runs the command and gives its exit code: 0, 1 (failed) or 2 (usage)."""
+    # What jax sets too, but too late where jaxlib is loaded before it: no chatter.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     debug = "--debug" in arguments
     rest = [argument for argument in arguments if argument != "--debug"]
     try:

@@ -39,9 +39,9 @@ def plan(
     target = parse_cluster(cluster)
     with shown_progress("planning", quiet=as_json) as report:
         report("reading the program", 0.0)
-        loaded = load_program(program)
+        loaded = load_program(program, target)
         found = compile_plan(
-            loaded.program, loaded.roles, target, options, progress=report
+            loaded.program, loaded.roles, target, options=options, progress=report
         )
     if output is not None:
         files.save(found, output)

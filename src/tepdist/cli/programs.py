@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from tepdist.cluster.model import Cluster
 from tepdist.errors import ProgramError
 from tepdist.frontends import files
 from tepdist.frontends.jax import trace
@@ -29,8 +30,12 @@ class LoadedProgram:
     built_in: ZooProgram | None = None
 
 
-def load_program(text: str) -> LoadedProgram:
+def load_program(text: str, cluster: Cluster | None = None) -> LoadedProgram:
     """The program that a PROGRAM argument names.
+
+    Args:
+        text: A file, or ``zoo:...``.
+        cluster: Where it shall run; None if that is open.
 
     Raises:
         ProgramError: if there is no such file or it is no program.
@@ -44,6 +49,9 @@ def load_program(text: str) -> LoadedProgram:
             (built_in.state, built_in.batch),
             {},
             name=built_in.name,
+            # For others JAX's own default will do: but for custom calls, which the
+            # zoo has none of, the StableHLO is the same.
+            platform="cpu" if cluster and cluster.device.platform == "cpu" else None,
         )
         return LoadedProgram(traced.read(), traced.roles, built_in)
     path = Path(text)

@@ -46,9 +46,9 @@ def run(*, program: str, cluster: str, steps: int, options: Options) -> None:
     target = parse_cluster(cluster)
     devices = devices_for(target)
     with shown_progress("planning", quiet=False) as report:
-        loaded = load_program(program)
+        loaded = load_program(program, target)
         plan = compile_plan(
-            loaded.program, loaded.roles, target, options, progress=report
+            loaded.program, loaded.roles, target, options=options, progress=report
         )
         report("compiling", 1.0)
         _enable_wide_types(loaded.program)

@@ -28,7 +28,9 @@ class Pricing:
         self.mesh = mesh
         self._spans: dict[tuple[str, ...], tuple[Span, ...]] = {}
         self._steps: dict[_Step, int] = {}
-        self._pairs: dict[tuple[Sharding, Sharding], tuple[int, ...]] = {}
+        self._pairs: dict[
+            tuple[tuple[tuple[str, ...], tuple[str, ...]], ...], tuple[int, ...]
+        ] = {}
         self._indices: dict[
             tuple[tuple[Sharding, ...], tuple[Sharding, ...]], NDArray[np.intp]
         ] = {}
@@ -83,7 +85,8 @@ class Pricing:
         """
         index = self._index(sources, targets)  # first: it may find new steps
         costs = np.array(self._step_costs(bytes_))
-        return costs[index].sum(axis=2)
+        table: Array = costs[index].sum(axis=2)
+        return table
 
     def _index(
         self, sources: tuple[Sharding, ...], targets: tuple[Sharding, ...]
@@ -100,8 +103,12 @@ class Pricing:
         return self._indices[key]
 
     def _pair(self, source: Sharding, target: Sharding) -> tuple[int, ...]:
-        key = (source, target)
+        # Dims that neither cuts change nothing.
+        cut = [d for d in zip(source.dims, target.dims, strict=True) if d[0] or d[1]]
+        key = tuple(cut)
         if key not in self._pairs:
+            source = Sharding(tuple(before for before, _ in cut))
+            target = Sharding(tuple(after for _, after in cut))
             self._pairs[key] = tuple(
                 self._steps.setdefault(step, len(self._steps) + 1)
                 for step in self._shares(source, target)

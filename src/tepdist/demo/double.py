@@ -57,7 +57,7 @@ def double_step(fn: Callable[..., Any], args: tuple[Tree, ...]) -> Callable[...,
     names = tuple(role.name for role in traced.roles.arguments)
     program = name_arguments(program, names)
     cluster = parse_cluster("cpu:1")
-    plan = compile_plan(program, traced.roles, cluster, Options(level="O1"))
+    plan = compile_plan(program, traced.roles, cluster, options=Options(level="O1"))
     executable = Executable(plan, jax.devices()[:1])
     dtypes = [struct_of(program.values[index]).dtype for index in program.arguments]
 

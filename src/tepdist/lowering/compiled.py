@@ -137,6 +137,8 @@ def _group_size(attributes: str) -> int:
     named = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes)
     if named:
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", named.group(1)))
-        return math.prod(int(sizes[a]) for a in re.findall(r"'([^']+)'", named.group(2)))
+        return math.prod(
+            int(sizes[a]) for a in re.findall(r"'([^']+)'", named.group(2))
+        )
     listed = re.search(r"replica_groups=\{\{([^}]*)\}", attributes)
     return len(listed.group(1).split(",")) if listed else 1

@@ -49,12 +49,12 @@ def _abstract(*_arguments: Any, planned: PlannedProgram) -> list[Any]:
 
 
 def _lower(
-    ctx: mlir.LoweringRuleContext, *arguments: ir.Value, planned: PlannedProgram
-) -> Sequence[ir.Value]:
+    ctx: mlir.LoweringRuleContext, *arguments: Any, planned: PlannedProgram
+) -> Sequence[Any]:
     host = ctx.module_context.module
     module = annotate(planned.program, planned.stage, host.context)
     (main,) = (op for op in module.body.operations if isinstance(op, func.FuncOp))
-    results = list(main.type.results)
+    results = ir.FunctionType(main.function_type.value).results
     name = mlir.merge_mlir_modules(
         host, _NAME, module, dst_symtab=ctx.module_context.symbol_table
     )

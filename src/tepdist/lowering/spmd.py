@@ -6,6 +6,7 @@ partitioner then inserts is what the plan was priced on. This file decides nothi
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import sdy
@@ -18,6 +19,7 @@ from tepdist.program.graph import TOKEN, Op, Program
 from tepdist.program.module import parse
 from tepdist.sharding import Mesh, Sharding
 
+Value = ir.Value[Any]
 MESH_NAME = "mesh"
 SHARDING = "sdy.sharding"
 
@@ -63,7 +65,7 @@ class _Annotator:
         self._stage = stage
         self._attributes: dict[Sharding, ir.Attribute] = {}
         # (value index, sharding, block number) to what was made for a reader there.
-        self._made: dict[tuple[int, Sharding, int], ir.Value] = {}
+        self._made: dict[tuple[int, Sharding, int], Value] = {}
         self._blocks: list[ir.Block] = []
 
     def annotate(self, module: ir.Module) -> None:
@@ -114,8 +116,8 @@ class _Annotator:
             )
 
     def _lying(
-        self, value: int, given: ir.Value, sharding: Sharding, *, before: ir.Operation
-    ) -> ir.Value:
+        self, value: int, given: Value, sharding: Sharding, *, before: ir.Operation
+    ) -> Value:
         """The value in this sharding, at hand before an op.
 
         What is made in one block for one reader serves its later readers too.
@@ -128,12 +130,14 @@ class _Annotator:
         if key not in self._made:
             with ir.InsertionPoint(before):
                 if generated:
-                    self._made[key] = self._generate(value, given, sharding, before)
+                    self._made[key] = self._generate(
+                        value, given, sharding, before=before
+                    )
                 else:
                     self._made[key] = self._reshard(value, given, sharding)
         return self._made[key]
 
-    def _reshard(self, value: int, given: ir.Value, target: Sharding) -> ir.Value:
+    def _reshard(self, value: int, given: Value, target: Sharding) -> Value:
         """The value resharded by exactly the steps that it was priced by.
 
         Left to find its own way, the partitioner gathers whole tensors for some pairs
@@ -147,8 +151,8 @@ class _Annotator:
         return given
 
     def _generate(
-        self, value: int, given: ir.Value, sharding: Sharding, before: ir.Operation
-    ) -> ir.Value:
+        self, value: int, given: Value, sharding: Sharding, *, before: ir.Operation
+    ) -> Value:
         """Another copy of a generated value, made in this sharding.
 
         Generated values cost nothing to make again: each use gets its own, instead of
@@ -156,7 +160,7 @@ class _Annotator:
         """
         producer = self._program.values[value].producer
         assert producer is not None
-        op, source = self._program.ops[producer], given.owner.operation
+        op, source = self._program.ops[producer], _operation(given)
         operands = [
             self._lying(
                 operand,
@@ -172,7 +176,8 @@ class _Annotator:
         made = clone.results[0]
         if not sharding.dims:
             return made
-        return sdy.ShardingConstraintOp(made, self._attribute(sharding)).result
+        stated: Value = sdy.ShardingConstraintOp(made, self._attribute(sharding)).result
+        return stated
 
     def _source(self, op: Op, sharding: Sharding) -> Sharding:
         """How a broadcast's operand must lie for its result to lie like this."""
@@ -240,6 +245,13 @@ class _Annotator:
         if sharding not in self._attributes:
             self._attributes[sharding] = sharding_attribute(sharding)
         return self._attributes[sharding]
+
+
+def _operation(value: Value) -> ir.Operation:
+    """The op that defines a value."""
+    owner = value.owner
+    assert not isinstance(owner, ir.Block)
+    return owner.operation
 
 
 def mesh_attribute(mesh: Mesh) -> ir.Attribute:

@@ -23,9 +23,7 @@ class Executable:
         result_shardings: Where each result comes out.
     """
 
-    def __init__(
-        self, plan: Plan, devices: Sequence[jax.Device] | None = None
-    ) -> None:
+    def __init__(self, plan: Plan, devices: Sequence[jax.Device] | None = None) -> None:
         """Compiles the plan.
 
         Args:
@@ -63,7 +61,8 @@ class Executable:
         """Places one argument on the devices, in shards."""
         struct = self._structs[index]
         array = np.asarray(host_array, dtype=struct.dtype)
-        return jax.device_put(array, self.argument_shardings[index])
+        placed: jax.Array = jax.device_put(array, self.argument_shardings[index])
+        return placed
 
     def __call__(self, arguments: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
         """Starts one step and returns at once; donated arguments are consumed."""

@@ -39,7 +39,7 @@ def matched_values(program: Program, constraints: Wanted) -> dict[int, str]:
 
 
 def wanted_shardings(
-    program: Program, constraints: Wanted, matched: Mapping[int, str], mesh: Mesh
+    program: Program, constraints: Wanted, matched: Mapping[int, str], *, mesh: Mesh
 ) -> dict[int, Sharding]:
     """Sharding wanted of each matched value on this mesh.
 

@@ -1,14 +1,15 @@
 """From an assignment of the network to the sharding of every value and operand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tepdist.analysis.groups import GroupTensor, Member
-from tepdist.analysis.nodes import BARRIER, CONTROL_FLOW
-from tepdist.program.graph import Op
-from tepdist.search.problem import Problem, Structure
+from tepdist.analysis.nodes import BARRIER
+from tepdist.program.graph import Op, Program
+from tepdist.search.problem import Problem
 from tepdist.search.strategies import Strategy, sharding_of
-from tepdist.sharding import Sharding
+from tepdist.search.structure import Structure
+from tepdist.sharding import Mesh, Sharding
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +21,16 @@ class Decoded:
     results: tuple[Sharding, ...]
 
 
-def strategy_of(problem: Problem, assignment: Sequence[int], group: int) -> Strategy:
+def strategy_of(
+    structure: Structure, problem: Problem, assignment: Sequence[int], *, group: int
+) -> Strategy:
     """The strategy of a group under an assignment."""
-    variable = problem.variable_of[group]
-    return problem.strategies[variable][assignment[variable]]
+    variable = structure.variable_of[group]
+    return problem.spaces[variable].strategies[assignment[variable]]
 
 
 def decode(
-    structure: Structure,
-    problem: Problem,
-    assignment: Sequence[int],
-    replaced: dict[int, int],
+    structure: Structure, problem: Problem, assignment: Sequence[int]
 ) -> Decoded:
     """Shardings of all values, operands and results.
 
@@ -38,39 +38,67 @@ def decode(
         structure: Of the program.
         problem: Of the mesh.
         assignment: Value of each variable.
-        replaced: For each result that replaces a state argument, its value index.
     """
-    program = structure.program
-    values = [Sharding.replicated(len(value.shape)) for value in program.values]
-    member_of: dict[int, tuple[Member, Strategy]] = {}
+    program, mesh = structure.program, problem.pricing.mesh
+    replicated = [Sharding.replicated(rank) for rank in range(_max_rank(program) + 1)]
+    values = [replicated[len(value.shape)] for value in program.values]
+    operands: dict[int, tuple[Sharding, ...]] = {}
+    # Groups that share a variable have the same members and tensors, in one order.
+    known: dict[tuple[int, int], tuple[Sharding, ...]] = {}
     for index, group in enumerate(structure.groups):
-        strategy = strategy_of(problem, assignment, index)
-        for tensor in group.outputs:
-            values[tensor.value] = sharding_of(strategy, tensor, problem.pricing.mesh)
-        for member in group.members:
+        variable = structure.variable_of[index]
+        strategy = strategy_of(structure, problem, assignment, group=index)
+        if (variable, -1) not in known:
+            known[variable, -1] = tuple(
+                sharding_of(strategy, tensor, mesh) for tensor in group.outputs
+            )
+        for tensor, sharding in zip(group.outputs, known[variable, -1], strict=True):
+            values[tensor.value] = sharding
+        for position, member in enumerate(group.members):
             op = structure.nodes[member.node].op
-            if op is not None:
-                member_of[op] = (member, strategy)
-    operands = tuple(
-        _operands(structure, problem, op, member_of, values) for op in program.ops
+            if op is None:
+                continue
+            if (variable, position) not in known:
+                known[variable, position] = _wanted(
+                    program.ops[op], member, strategy, mesh=mesh
+                )
+            operands[op] = known[variable, position]
+    replaced = {result: argument for argument, result in structure.next_values.items()}
+    return Decoded(
+        values=tuple(values),
+        operands=tuple(
+            _operands(op, operands, values, program=program, replicated=replicated)
+            for op in program.ops
+        ),
+        results=tuple(values[replaced.get(value, value)] for value in program.results),
     )
-    results = tuple(values[replaced.get(value, value)] for value in program.results)
-    return Decoded(tuple(values), operands, results)
+
+
+def _max_rank(program: Program) -> int:
+    return max((len(value.shape) for value in program.values), default=0)
 
 
 def _operands(
-    structure: Structure,
-    problem: Problem,
     op: Op,
-    member_of: dict[int, tuple[Member, Strategy]],
+    operands: Mapping[int, tuple[Sharding, ...]],
     values: Sequence[Sharding],
+    *,
+    program: Program,
+    replicated: Sequence[Sharding],
 ) -> tuple[Sharding, ...]:
-    ranks = [len(structure.program.values[value].shape) for value in op.operands]
     if op.kind in ("stablehlo.while", BARRIER):
         return tuple(values[result] for result in op.results)
-    if op.kind in CONTROL_FLOW or op.index not in member_of or op.rule is None:
-        return tuple(Sharding.replicated(rank) for rank in ranks)
-    member, strategy = member_of[op.index]
+    if op.rule is not None and op.index in operands:
+        return operands[op.index]
+    return tuple(replicated[len(program.values[value].shape)] for value in op.operands)
+
+
+def _wanted(
+    op: Op, member: Member, strategy: Strategy, *, mesh: Mesh
+) -> tuple[Sharding, ...]:
+    """How an op of a group wants its operands."""
+    if op.rule is None:
+        return ()
     wanted = []
     for value, dims in zip(op.operands, op.rule.operands, strict=True):
         mapped = tuple(
@@ -82,5 +110,5 @@ def _operands(
             for factors in dims
         )
         tensor = GroupTensor(value, mapped, member.reduced, 0)
-        wanted.append(sharding_of(strategy, tensor, problem.pricing.mesh))
+        wanted.append(sharding_of(strategy, tensor, mesh))
     return tuple(wanted)

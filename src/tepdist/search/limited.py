@@ -83,7 +83,7 @@ class LimitedSearch:
                 break
             low, price = price, price * 4
         if outcome.peak <= self._limit:
-            self._refine(low, high, outcome.assignment, out_of_time)
+            self._refine(low, high, outcome.assignment, out_of_time=out_of_time)
         assert self._best is not None
         best = self._best
         return Outcome(best.assignment, best.cost, best.peak, self._bound)
@@ -93,6 +93,7 @@ class LimitedSearch:
         low: float,
         high: float,
         start: Sequence[int],
+        *,
         out_of_time: Callable[[], bool],
     ) -> None:
         for _ in range(_REFINEMENTS):

@@ -6,45 +6,19 @@ costs the reshardings of what one group reads from another, each times how often
 happens. Usage is the memory of what a group defines, at the times that matter.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tepdist.analysis.groups import Group, GroupTensor
-from tepdist.analysis.layers import Link
-from tepdist.analysis.nodes import Dims, Node
+from tepdist.analysis.groups import GroupTensor
 from tepdist.cost.compute import matmul_flops_per_s
 from tepdist.cost.pricing import Pricing
-from tepdist.program.graph import Program
 from tepdist.search.network import Array
-from tepdist.search.strategies import Strategy, enumerate_strategies, sharding_of
-from tepdist.search.work import Traffic, Work
+from tepdist.search.strategies import Space, Strategy, strategy_space
+from tepdist.search.structure import LinkKind, Structure
+from tepdist.search.work import Traffic
 from tepdist.sharding import Mesh, Sharding
-
-
-@dataclass(frozen=True, slots=True)
-class Structure:
-    """What does not depend on the mesh.
-
-    Attributes:
-        program: What is planned.
-        nodes: Its nodes.
-        groups: Its groups.
-        links: Reads between groups.
-        ties: For each group the group that decides for it.
-        work: Work of each group that decides.
-    """
-
-    program: Program
-    nodes: tuple[Node, ...]
-    groups: tuple[Group, ...]
-    links: tuple[Link, ...]
-    ties: tuple[int, ...]
-    work: Mapping[int, Work]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +27,14 @@ class Problem:
 
     Attributes:
         pricing: Of this mesh.
-        deciders: Group that each variable decides for.
-        variable_of: For each group its variable.
-        strategies: Values of each variable.
+        spaces: Values of each variable.
         compute: Part of the unary costs that is compute [s].
         unary: Costs [s].
         binary: Costs [s].
     """
 
     pricing: Pricing
-    deciders: tuple[int, ...]
-    variable_of: tuple[int, ...]
-    strategies: tuple[tuple[Strategy, ...], ...]
+    spaces: tuple[Space, ...]
     compute: tuple[Array, ...]
     unary: tuple[Array, ...]
     binary: dict[tuple[int, int], Array]
@@ -78,13 +48,17 @@ class Problem:
 
 
 class Builder:
-    """Builds the network of one mesh."""
+    """Builds the network of one mesh.
+
+    Attributes:
+        spaces: Strategies of each variable that keep to what is wanted.
+    """
 
     def __init__(
         self,
         structure: Structure,
         pricing: Pricing,
-        wanted: dict[int, Sharding],
+        wanted: Mapping[int, Sharding],
     ) -> None:
         """Prepares a build.
 
@@ -96,69 +70,46 @@ class Builder:
         self._structure = structure
         self._pricing = pricing
         self._wanted = wanted
-        self._known_parts: dict[tuple[tuple[Strategy, ...], int], _Parts] = {}
+        self.spaces = self._find_spaces()
 
     def build(self) -> Problem:
-        structure = self._structure
-        deciders = tuple(sorted(set(structure.ties)))
-        position = {group: variable for variable, group in enumerate(deciders)}
-        variable_of = tuple(position[tie] for tie in structure.ties)
-        wanted: dict[int, list[GroupTensor]] = defaultdict(list)
-        for index, group in enumerate(structure.groups):
-            wanted[variable_of[index]] += [
-                tensor for tensor in group.outputs if tensor.value in self._wanted
-            ]
-        strategies = tuple(
-            self._strategies(structure.groups[group], wanted[variable])
-            for variable, group in enumerate(deciders)
-        )
-        counts = np.bincount(np.array(variable_of), minlength=len(deciders))
+        """The problem; every space must have a strategy."""
+        structure, spaces = self._structure, self.spaces
+        counts = np.bincount(np.array(structure.variable_of, np.intp))
         compute = tuple(
-            self._compute_costs(group, strategies[variable]) * counts[variable]
-            for variable, group in enumerate(deciders)
+            self._compute_costs(variable, space) * counts[variable]
+            for variable, space in enumerate(spaces)
         )
         unary = [
-            costs + self._reduction_costs(group, strategies[variable]) * counts[variable]
-            for variable, (group, costs) in enumerate(
-                zip(deciders, compute, strict=True)
-            )
+            costs + self._reduction_costs(variable, spaces[variable]) * counts[variable]
+            for variable, costs in enumerate(compute)
         ]
-        binary = self._edges(variable_of, strategies, unary)
-        return Problem(
-            self._pricing,
-            deciders,
-            variable_of,
-            strategies,
-            compute,
-            tuple(unary),
-            binary,
-        )
+        binary = self._edges(spaces, unary)
+        return Problem(self._pricing, spaces, compute, tuple(unary), binary)
 
-    def _strategies(
-        self, group: Group, wanted: Sequence[GroupTensor]
-    ) -> tuple[Strategy, ...]:
-        mesh = self._pricing.mesh
-        scatters = self._pricing.cluster.fuses_reduce_scatter
-        found = enumerate_strategies(group, mesh, scatters=scatters)
-        for tensor in wanted:
-            sharding = self._wanted[tensor.value]
-            found = tuple(
-                strategy
-                for strategy in found
-                if sharding_of(strategy, tensor, mesh) == sharding
-            )
-        return found
+    def _find_spaces(self) -> tuple[Space, ...]:
+        structure, pricing = self._structure, self._pricing
+        scatters = pricing.cluster.fuses_reduce_scatter
+        spaces = [
+            strategy_space(structure.groups[group], pricing.mesh, scatters=scatters)
+            for group in structure.deciders
+        ]
+        if self._wanted:
+            for index, group in enumerate(structure.groups):
+                variable = structure.variable_of[index]
+                for tensor in group.outputs:
+                    if tensor.value in self._wanted:
+                        sharding = self._wanted[tensor.value]
+                        spaces[variable] = spaces[variable].lying(tensor, sharding)
+        return tuple(spaces)
 
-    # -- unary costs ---------------------------------------------------------------
-
-    def _compute_costs(self, index: int, strategies: tuple[Strategy, ...]) -> Array:
+    def _compute_costs(self, variable: int, space: Space) -> Array:
         """Compute of one group under each strategy [s], [num strategies]."""
-        group, work = self._structure.groups[index], self._structure.work[index]
+        work = self._structure.work[variable]
         device = self._pricing.cluster.device
-        parts = self._parts(group, strategies)
-        flops = work.flops / parts.before.prod(axis=1)
-        core = self._traffic(work.core, parts)
-        fused = self._traffic(work.fused, parts)
+        flops = work.flops / space.before.prod(axis=1)
+        core = _traffic(work.core, space)
+        fused = _traffic(work.fused, space)
         core_s = np.maximum(
             flops / matmul_flops_per_s(device, work.dtype),
             core / device.memory_bytes_per_s,
@@ -167,58 +118,35 @@ class Builder:
         total: Array = core_s + fused_s + work.kernels * device.launch_s
         return total
 
-    def _traffic(self, traffic: Sequence[Traffic], parts: "_Parts") -> Array:
-        total = np.zeros(len(parts.before))
-        for moved in traffic:
-            total += moved.bytes_ / parts.of(moved.tensor)
-        return total
-
-    def _parts(self, group: Group, strategies: tuple[Strategy, ...]) -> "_Parts":
-        key = (strategies, len(group.sizes))
-        if key not in self._known_parts:
-            shape = self._pricing.mesh.shape
-            self._known_parts[key] = _Parts(
-                _cuts([s.before for s in strategies], len(group.sizes), shape),
-                _cuts([s.after for s in strategies], len(group.sizes), shape),
-            )
-        return self._known_parts[key]
-
-    def _reduction_costs(self, index: int, strategies: tuple[Strategy, ...]) -> Array:
+    def _reduction_costs(self, variable: int, space: Space) -> Array:
         """A group's own reductions under each strategy [s], [num strategies]."""
-        group = self._structure.groups[index]
+        structure = self._structure
+        group = structure.groups[structure.deciders[variable]]
+        costs = np.zeros(len(space))
         if not group.reduction:
-            return np.zeros(len(strategies))
-        parts = self._parts(group, strategies)
-        tensors = [tensor for tensor in group.outputs if tensor.member == 0]
-        trips = self._structure.nodes[group.members[0].node].trips
-        costs = np.zeros(len(strategies))
-        for tensor in tensors:
-            bytes_ = self._structure.program.values[tensor.value].bytes_
-            local = bytes_ / parts.of(tensor)
-            for position, strategy in enumerate(strategies):
+            return costs
+        trips = structure.nodes[group.members[0].node].trips
+        for tensor in group.outputs:
+            if tensor.member != 0:
+                continue
+            local = structure.program.values[tensor.value].bytes_ / space.shards(tensor)
+            for position, strategy in enumerate(space.strategies):
                 costs[position] += trips * sum(
                     self._pricing.collective_s(kind, payload, axes)
                     for kind, payload, axes in reductions(
-                        strategy, group.reduction, local[position], self._pricing.mesh
+                        strategy, group.reduction, local[position], mesh=space.mesh
                     )
                 )
         return costs
 
-    # -- binary costs --------------------------------------------------------------
-
     def _edges(
-        self,
-        variable_of: tuple[int, ...],
-        strategies: tuple[tuple[Strategy, ...], ...],
-        unary: list[Array],
+        self, spaces: Sequence[Space], unary: list[Array]
     ) -> dict[tuple[int, int], Array]:
         """Resharding costs of each pair of variables; of one with itself into unary."""
         binary: dict[tuple[int, int], Array] = {}
-        for (source, output, target, input_), count in self._links(variable_of).items():
-            table = count * self._link_costs(
-                source, output, target, input_, strategies, variable_of
-            )
-            i, j = variable_of[source], variable_of[target]
+        for kind in self._structure.kinds:
+            table = kind.count * kind.trips * self._link_costs(kind, spaces)
+            i, j = kind.source, kind.target
             if i == j:
                 unary[i] = unary[i] + table.diagonal()
                 continue
@@ -227,115 +155,41 @@ class Builder:
             binary[i, j] = binary[i, j] + table if (i, j) in binary else table
         return {pair: table for pair, table in binary.items() if table.any()}
 
-    def _links(
-        self, variable_of: tuple[int, ...]
-    ) -> dict[tuple[int, int, int, int], int]:
-        """Alike links counted; each under the groups of its first."""
-        first: dict[tuple[int, int, int, int], tuple[int, int, int, int]] = {}
-        counts: dict[tuple[int, int, int, int], int] = defaultdict(int)
-        for link in self._structure.links:
-            here = (link.source, link.output, link.target, link.input)
-            key = (
-                variable_of[link.source],
-                link.output,
-                variable_of[link.target],
-                link.input,
-            )
-            counts[first.setdefault(key, here)] += 1
-        return counts
-
-    def _link_costs(
-        self,
-        source: int,
-        output: int,
-        target: int,
-        input_: int,
-        strategies: tuple[tuple[Strategy, ...], ...],
-        variable_of: tuple[int, ...],
-    ) -> Array:
-        structure = self._structure
-        written = structure.groups[source].outputs[output]
-        read = structure.groups[target].inputs[input_]
-        sources, source_index = lies(
-            strategies[variable_of[source]], written, self._pricing.mesh
-        )
-        targets, target_index = lies(
-            strategies[variable_of[target]], read, self._pricing.mesh
-        )
-        member = structure.groups[target].members[read.member]
-        node = structure.nodes[member.node]
-        value = structure.program.values[written.value]
-        # What enters a loop from outside is resharded once, not on each turn.
-        producer = structure.nodes[
-            structure.groups[source].members[written.member].node
-        ]
-        trips = min(node.trips, producer.trips)
-        table = self._pricing.resharding_table(value.bytes_, sources, targets)
-        costs: Array = trips * table[np.ix_(source_index, target_index)]
+    def _link_costs(self, kind: LinkKind, spaces: Sequence[Space]) -> Array:
+        """Time to reshard one link for each pair of strategies [s]."""
+        written, read = link_tensors(self._structure, kind)
+        sources, source_index = spaces[kind.source].lies(written)
+        targets, target_index = spaces[kind.target].lies(read)
+        bytes_ = self._structure.program.values[written.value].bytes_
+        table = self._pricing.resharding_table(bytes_, sources, targets)
+        costs: Array = table[np.ix_(source_index, target_index)]
         return costs
 
 
-@lru_cache(maxsize=1 << 16)
-def _lies(
-    strategies: tuple[Strategy, ...], dims: Dims, reduced: bool, mesh: Mesh
-) -> tuple[tuple[Sharding, ...], NDArray[np.intp]]:
-    numbers: dict[Sharding, int] = {}
-    tensor = GroupTensor(-1, dims, reduced, 0)
-    index = [
-        numbers.setdefault(sharding_of(strategy, tensor, mesh), len(numbers))
-        for strategy in strategies
-    ]
-    return tuple(numbers), np.array(index, np.intp)
+def link_tensors(
+    structure: Structure, kind: LinkKind
+) -> tuple[GroupTensor, GroupTensor]:
+    """The tensor of a kind of links as it is written and as it is read."""
+    first = kind.first
+    return (
+        structure.groups[first.source].outputs[first.output],
+        structure.groups[first.target].inputs[first.input],
+    )
 
 
-def lies(
-    strategies: tuple[Strategy, ...], tensor: GroupTensor, mesh: Mesh
-) -> tuple[tuple[Sharding, ...], NDArray[np.intp]]:
-    """The distinct shardings of a tensor, and which of them each strategy gives."""
-    return _lies(strategies, tensor.dims, tensor.reduced, mesh)
-
-
-def shard_counts(
-    strategies: tuple[Strategy, ...], tensor: GroupTensor, mesh: Mesh
-) -> Array:
-    """Number of shards of a tensor under each strategy, [num strategies]."""
-    factors = [factor for dim in tensor.dims for factor in dim]
-    num_factors = max(factors, default=-1) + 1
-    assigned = [s.after if tensor.reduced else s.before for s in strategies]
-    shards: Array = _cuts(assigned, num_factors, mesh.shape)[:, factors].prod(axis=1)
-    return shards
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """Into how many parts each strategy cuts each factor, [strategies, factors]."""
-
-    before: Array
-    after: Array
-
-    def of(self, tensor: GroupTensor) -> Array:
-        """Number of shards of a tensor under each strategy, [strategies]."""
-        factors = [factor for dim in tensor.dims for factor in dim]
-        table = self.after if tensor.reduced else self.before
-        shards: Array = table[:, factors].prod(axis=1)
-        return shards
-
-
-def _cuts(
-    assigned: Sequence[tuple[int | None, ...]], num_factors: int, shape: tuple[int, ...]
-) -> Array:
-    table = np.ones((len(assigned), num_factors))
-    for row, factors in enumerate(assigned):
-        for axis, factor in enumerate(factors):
-            if factor is not None and factor < num_factors:
-                table[row, factor] *= shape[axis]
-    return table
+def _traffic(traffic: Sequence[Traffic], space: Space) -> Array:
+    """Bytes that a device moves under each strategy [B], [num strategies]."""
+    total = np.zeros(len(space))
+    for moved in traffic:
+        total += moved.bytes_ / space.shards(moved.tensor)
+    return total
 
 
 def reductions(
     strategy: Strategy,
     reduction: frozenset[int],
     local_bytes: float,
+    *,
     mesh: Mesh,
 ) -> list[tuple[str, float, tuple[str, ...]]]:
     """Collectives that make a group's partial results whole: kind, payload, axes.

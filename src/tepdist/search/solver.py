@@ -83,7 +83,7 @@ def _model(network: Network, scale: float) -> "pytoulbar2.CFN":
         model.AddVariable(f"v{index}", [f"s{value}" for value in range(len(costs))])
     for index, costs in enumerate(network.unary):
         if len(costs) == 1:
-            model.AddFunction([], int(round(float(costs[0]) * scale)))
+            model.AddFunction([], round(float(costs[0]) * scale))
         else:
             model.AddFunction([index], _integers(costs, scale, forbidden))
     for (i, j), table in network.binary.items():
@@ -93,4 +93,5 @@ def _model(network: Network, scale: float) -> "pytoulbar2.CFN":
 
 def _integers(costs: "np.ndarray", scale: float, forbidden: int) -> list[int]:
     scaled = np.minimum(np.rint(costs * scale), forbidden)
-    return scaled.astype(np.int64).tolist()
+    integers: list[int] = scaled.astype(np.int64).tolist()
+    return integers

@@ -11,11 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tepdist.analysis.groups import build_groups
-from tepdist.analysis.layers import build_links, tie_layers
-from tepdist.analysis.liveness import Liveness, find_liveness
-from tepdist.analysis.nodes import build_nodes
-from tepdist.analysis.phases import Phase, find_phases
 from tepdist.cluster.model import Cluster
 from tepdist.cost.pricing import Pricing
 from tepdist.errors import NoPlanFits, OptionsError
@@ -25,19 +20,17 @@ from tepdist.program.roles import Roles
 from tepdist.search.constraints import matched_values, wanted_shardings
 from tepdist.search.descent import Descent
 from tepdist.search.limited import LimitedSearch, Outcome
-from tepdist.search.memory import Buffers, MemoryModel, find_buffers
+from tepdist.search.memory import MemoryModel
 from tepdist.search.meshes import candidate_meshes
 from tepdist.search.network import Network
-from tepdist.search.problem import Builder, Problem, Structure
+from tepdist.search.problem import Builder, Problem
 from tepdist.search.solver import solve
 from tepdist.search.staging import make_stage
-from tepdist.search.work import group_work
+from tepdist.search.structure import Structure, build_structure
 from tepdist.sharding import Mesh
 
 Progress = Callable[[str, float], None]
 
-# Below this many groups every layer decides for itself.
-TIE_ABOVE_GROUPS = 600
 DEFAULT_TIME_LIMIT_S = {"O1": 5.0, "O2": 60.0, "O3": 600.0}
 
 
@@ -77,18 +70,6 @@ class _Clock:
 
 
 @dataclass(frozen=True, slots=True)
-class _Facts:
-    """What is known of a program before any mesh is looked at."""
-
-    structure: Structure
-    phases: tuple[Phase, ...]
-    liveness: Liveness
-    buffers: Buffers
-    next_values: Mapping[int, int]
-    matched: Mapping[int, str]
-
-
-@dataclass(frozen=True, slots=True)
 class _Candidate:
     mesh: Mesh
     problem: Problem
@@ -100,8 +81,8 @@ def search(
     program: Program,
     roles: Roles,
     cluster: Cluster,
-    options: Options,
     *,
+    options: Options,
     progress: Progress,
 ) -> Found:
     """The best stage for the whole program.
@@ -113,29 +94,28 @@ def search(
     clock = _Clock(options)
     meshes = candidate_meshes(cluster.num_devices, options.mesh)
     progress("analysis", 0.0)
-    facts = _find_facts(program, roles, options)
+    matched = matched_values(program, options.constraints)
+    structure = build_structure(program, roles, matched)
     clock.lap("analysis")
     limit = options.memory_limit_bytes or cluster.device.usable_bytes
     candidates: list[_Candidate] = []
     for number, mesh in enumerate(meshes):
         progress(f"mesh {mesh}", number / len(meshes))
-        candidates.append(_first_answer(facts, Pricing(cluster, mesh), options, limit))
+        pricing = Pricing(cluster, mesh)
+        candidates.append(
+            _first_answer(structure, pricing, options, matched=matched, limit=limit)
+        )
         if clock.is_over():
             break
     clock.lap("descent")
     if options.level != "O1":
-        candidates = _prove(candidates, limit, clock, progress)
+        candidates = _prove(candidates, limit, clock, progress=progress)
         clock.lap("solver")
     chosen = min(candidates, key=lambda c: _rank(c.outcome, limit))
     if chosen.outcome.peak > limit:
         raise _nothing_fits(candidates, limit)
     stage = make_stage(
-        facts.structure,
-        chosen.problem,
-        chosen.outcome.assignment,
-        memory=chosen.memory,
-        next_values=facts.next_values,
-        phases=facts.phases,
+        structure, chosen.problem, chosen.outcome.assignment, memory=chosen.memory
     )
     clock.lap("staging")
     bounds = [c.outcome.lower_bound for c in candidates]
@@ -152,55 +132,23 @@ def search(
     return Found(stage, record)
 
 
-def _find_facts(program: Program, roles: Roles, options: Options) -> _Facts:
-    value_of = {
-        role.name: value
-        for role, value in zip(roles.arguments, program.arguments, strict=True)
-    }
-    next_values = {
-        value_of[role.replaces]: value
-        for role, value in zip(roles.results, program.results, strict=True)
-        if role.replaces is not None
-    }
-    matched = matched_values(program, options.constraints)
-    phases = find_phases(program, roles)
-    nodes = build_nodes(program, next_values)
-    groups = build_groups(program, nodes, {v: k for k, v in next_values.items()})
-    links = build_links(groups)
-    ties = tuple(range(len(groups)))
-    if len(groups) > TIE_ABOVE_GROUPS:
-        ties = tie_layers(program, nodes, groups, links, apart=matched)
-    pointwise = frozenset(
-        node.op for node in nodes if node.op is not None and node.pointwise
-    )
-    liveness = find_liveness(program, roles, phases, pointwise)
-    stored = frozenset(np.flatnonzero(liveness.is_stored).tolist())
-    deciders = set(ties)
-    work = {
-        index: group_work(program, nodes, group, stored)
-        for index, group in enumerate(groups)
-        if index in deciders
-    }
-    structure = Structure(program, nodes, groups, links, ties, work)
-    buffers = find_buffers(structure, liveness)
-    return _Facts(structure, phases, liveness, buffers, next_values, matched)
-
-
 def _first_answer(
-    facts: _Facts, pricing: Pricing, options: Options, limit: float
+    structure: Structure,
+    pricing: Pricing,
+    options: Options,
+    *,
+    matched: Mapping[int, str],
+    limit: float,
 ) -> _Candidate:
     """An answer by descent alone."""
-    program = facts.structure.program
-    wanted = wanted_shardings(
-        program, options.constraints, facts.matched, pricing.mesh
-    )
-    problem = Builder(facts.structure, pricing, wanted).build()
-    for variable, strategies in enumerate(problem.strategies):
-        if not strategies:
-            raise _cannot_honour(facts, problem, variable, wanted)
-    memory = MemoryModel(
-        facts.structure, problem, facts.buffers, facts.liveness
-    )
+    program, mesh = structure.program, pricing.mesh
+    wanted = wanted_shardings(program, options.constraints, matched, mesh=mesh)
+    builder = Builder(structure, pricing, wanted)
+    for variable, space in enumerate(builder.spaces):
+        if not len(space):
+            raise _cannot_honour(structure, variable, matched)
+    problem = builder.build()
+    memory = MemoryModel(structure, problem)
     network = _network(problem)
     descent = Descent(network)
 
@@ -231,7 +179,7 @@ def _first_answer(
 
 
 def _prove(
-    candidates: list[_Candidate], limit: float, clock: _Clock, progress: Progress
+    candidates: list[_Candidate], limit: float, clock: _Clock, *, progress: Progress
 ) -> list[_Candidate]:
     """Better answers by the exact solver, with bounds; most promising mesh first."""
     order = sorted(candidates, key=lambda c: _rank(c.outcome, limit))
@@ -244,7 +192,7 @@ def _prove(
             proven.append(candidate)
             continue
         progress(f"solving mesh {candidate.mesh}", number / len(order))
-        outcome = _solve_exactly(candidate, limit, best, clock)
+        outcome = _solve_exactly(candidate, limit, best, clock=clock)
         if outcome.peak <= limit:
             best = min(best, outcome.cost)
         proven.append(
@@ -254,7 +202,7 @@ def _prove(
 
 
 def _solve_exactly(
-    candidate: _Candidate, limit: float, best: float, clock: _Clock
+    candidate: _Candidate, limit: float, best: float, *, clock: _Clock
 ) -> Outcome:
     memory, network = candidate.memory, _network(candidate.problem)
 
@@ -275,9 +223,7 @@ def _solve_exactly(
     start = candidate.outcome
     outcome = search.run(start.assignment, out_of_time=clock.is_over)
     better = min(start, outcome, key=lambda found: _rank(found, limit))
-    return Outcome(
-        better.assignment, better.cost, better.peak, outcome.lower_bound
-    )
+    return Outcome(better.assignment, better.cost, better.peak, outcome.lower_bound)
 
 
 def _network(problem: Problem) -> Network:
@@ -316,17 +262,18 @@ def _gib(bytes_: float) -> str:
 
 
 def _cannot_honour(
-    facts: _Facts, problem: Problem, variable: int, wanted: Mapping[int, object]
+    structure: Structure, variable: int, matched: Mapping[int, str]
 ) -> OptionsError:
-    names = [
-        facts.structure.program.values[tensor.value].name
-        for index, group in enumerate(facts.structure.groups)
-        if problem.variable_of[index] == variable
+    values = [
+        tensor.value
+        for index, group in enumerate(structure.groups)
+        if structure.variable_of[index] == variable
         for tensor in group.outputs
-        if tensor.value in wanted
+        if tensor.value in matched
     ]
+    names = [structure.program.values[value].name for value in values]
     return OptionsError(
         f"no way to compute {', '.join(names)} gives the sharding asked for",
-        where=", ".join(facts.matched[v] for v in wanted if v in facts.matched),
-        hint="constrain one of the two, or a dim that the op can shard",
+        where="constraint " + ", ".join(sorted({matched[v] for v in values})),
+        hint="constrain one of them, or a dim that the op can shard",
     )

@@ -1,6 +1,6 @@
 """A stage from an assignment: shardings, priced collectives, memory by kind."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from tepdist.analysis.phases import Phase
 from tepdist.cost.resharding import resharding_steps
@@ -8,8 +8,9 @@ from tepdist.plan.types import Collective, Stage, StageMemory
 from tepdist.program.graph import DTYPE_BYTES
 from tepdist.search.decode import decode, strategy_of
 from tepdist.search.memory import MemoryModel
-from tepdist.search.problem import Problem, Structure, reductions, shard_counts
+from tepdist.search.problem import Problem, reductions
 from tepdist.search.strategies import sharding_of
+from tepdist.search.structure import Structure, link_trips
 
 
 def make_stage(
@@ -18,8 +19,6 @@ def make_stage(
     assignment: Sequence[int],
     *,
     memory: MemoryModel,
-    next_values: Mapping[int, int],
-    phases: Sequence[Phase],
 ) -> Stage:
     """The stage that an assignment means.
 
@@ -28,14 +27,11 @@ def make_stage(
         problem: Of the mesh.
         assignment: Value of each variable.
         memory: Of the problem.
-        next_values: Each state argument's value to the result that replaces it.
-        phases: Phase of each op.
     """
-    replaced = {result: argument for argument, result in next_values.items()}
-    decoded = decode(structure, problem, assignment, replaced)
+    decoded = decode(structure, problem, assignment)
     collectives = (
-        *_reductions(structure, problem, assignment, phases),
-        *_reshardings(structure, problem, assignment, phases),
+        *_reductions(structure, problem, assignment),
+        *_reshardings(structure, problem, assignment),
     )
     program = structure.program
     mesh = problem.pricing.mesh
@@ -46,7 +42,7 @@ def make_stage(
         values=decoded.values,
         operands=decoded.operands,
         results=decoded.results,
-        memory=_memory(structure, assignment, memory, phases),
+        memory=_memory(structure, assignment, memory),
         collectives=tuple(c for c in collectives if c.bytes_ > 0),
         compute_s=problem.compute_s(assignment),
         replicated_ops=tuple(
@@ -61,25 +57,24 @@ def _reductions(
     structure: Structure,
     problem: Problem,
     assignment: Sequence[int],
-    phases: Sequence[Phase],
 ) -> Iterator[Collective]:
     mesh = problem.pricing.mesh
     for index, group in enumerate(structure.groups):
         if not group.reduction:
             continue
-        strategy = strategy_of(problem, assignment, index)
+        strategy = strategy_of(structure, problem, assignment, group=index)
         node = structure.nodes[group.members[0].node]
         assert node.op is not None
         for tensor in group.outputs:
             if tensor.member != 0:
                 continue
             value = structure.program.values[tensor.value]
-            (shards,) = shard_counts((strategy,), tensor, mesh)
+            shards = sharding_of(strategy, tensor, mesh).num_shards(mesh)
             for kind, payload, axes in reductions(
-                strategy, group.reduction, value.bytes_ / shards, mesh
+                strategy, group.reduction, value.bytes_ / shards, mesh=mesh
             ):
                 yield Collective(
-                    phase=phases[node.op],
+                    phase=structure.phases[node.op],
                     kind=problem.pricing.actual_kind(kind),
                     mesh_axes=axes,
                     bytes_=round(payload),
@@ -95,7 +90,6 @@ def _reshardings(
     structure: Structure,
     problem: Problem,
     assignment: Sequence[int],
-    phases: Sequence[Phase],
 ) -> Iterator[Collective]:
     """Each value resharded once for each sharding that something else reads it in."""
     program, mesh = structure.program, problem.pricing.mesh
@@ -103,9 +97,18 @@ def _reshardings(
     for link in structure.links:
         source_group = structure.groups[link.source]
         target_group = structure.groups[link.target]
-        written, read = source_group.outputs[link.output], target_group.inputs[link.input]
-        source = sharding_of(strategy_of(problem, assignment, link.source), written, mesh)
-        target = sharding_of(strategy_of(problem, assignment, link.target), read, mesh)
+        written, read = (
+            source_group.outputs[link.output],
+            target_group.inputs[link.input],
+        )
+        source = sharding_of(
+            strategy_of(structure, problem, assignment, group=link.source),
+            written,
+            mesh,
+        )
+        target = sharding_of(
+            strategy_of(structure, problem, assignment, group=link.target), read, mesh
+        )
         if source == target:
             continue
         node = structure.nodes[target_group.members[read.member].node]
@@ -116,13 +119,13 @@ def _reshardings(
             continue
         seen.add(key)
         value = program.values[written.value]
-        trips = min(node.trips, producer.trips)
+        trips = link_trips(structure.nodes, structure.groups, link)
         op = node.op if node.op is not None else producer.op
         for step in resharding_steps(
             source, target, value.shape, itemsize=DTYPE_BYTES[value.dtype], mesh=mesh
         ):
             yield Collective(
-                phase=phases[op] if op is not None else Phase.UPDATE,
+                phase=structure.phases[op] if op is not None else Phase.UPDATE,
                 kind=step.kind,
                 mesh_axes=step.mesh_axes,
                 bytes_=step.bytes_,
@@ -137,7 +140,6 @@ def _memory(
     structure: Structure,
     assignment: Sequence[int],
     memory: MemoryModel,
-    phases: Sequence[Phase],
 ) -> StageMemory:
     """Memory at the worst time, by what it is for.
 
@@ -150,7 +152,7 @@ def _memory(
     read_by_update = {
         value
         for op in program.ops
-        if phases[op.index] is Phase.UPDATE
+        if structure.phases[op.index] is Phase.UPDATE
         for value in op.operands
     }
     totals = {"state": 0.0, "gradients": 0.0, "activations": 0.0}
@@ -158,9 +160,9 @@ def _memory(
         producer = program.values[value].producer
         if producer is None:
             totals["state"] += bytes_
-        elif phases[producer] is Phase.FORWARD:
+        elif structure.phases[producer] is Phase.FORWARD:
             totals["activations"] += bytes_
-        elif phases[producer] is Phase.BACKWARD and value in read_by_update:
+        elif structure.phases[producer] is Phase.BACKWARD and value in read_by_update:
             totals["gradients"] += bytes_
     parts = {kind: round(total) for kind, total in totals.items()}
     peak = round(float(profile[worst]))

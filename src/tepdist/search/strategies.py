@@ -8,12 +8,16 @@ each device (all-reduce), or scattered along a dim of the result (reduce-scatter
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tepdist.analysis.groups import Group, GroupTensor
 from tepdist.analysis.nodes import Dims
+from tepdist.search.network import Array
 from tepdist.sharding import Mesh, Sharding
 
 
@@ -41,30 +45,90 @@ class Strategy:
         return tuple(axes)
 
 
+class Space:
+    """The strategies of alike groups on one mesh, and what each means for a tensor.
+
+    Compared by identity; remembers what it was asked.
+
+    Attributes:
+        mesh: Where they lie.
+        strategies: All of them.
+    """
+
+    def __init__(
+        self, mesh: Mesh, strategies: tuple[Strategy, ...], num_factors: int
+    ) -> None:
+        self.mesh = mesh
+        self.strategies = strategies
+        # Into how many parts each strategy cuts each factor, [strategies, factors].
+        self.before = _cuts([s.before for s in strategies], num_factors, mesh.shape)
+        self.after = _cuts([s.after for s in strategies], num_factors, mesh.shape)
+        self._lies: dict[
+            tuple[Dims, bool], tuple[tuple[Sharding, ...], NDArray[np.intp]]
+        ] = {}
+
+    def __len__(self) -> int:
+        return len(self.strategies)
+
+    def shards(self, tensor: GroupTensor) -> Array:
+        """Number of shards of a tensor under each strategy, [num strategies]."""
+        factors = [factor for dim in tensor.dims for factor in dim]
+        table = self.after if tensor.reduced else self.before
+        shards: Array = table[:, factors].prod(axis=1)
+        return shards
+
+    def lies(
+        self, tensor: GroupTensor
+    ) -> tuple[tuple[Sharding, ...], NDArray[np.intp]]:
+        """The distinct shardings of a tensor, and which of them each strategy gives."""
+        key = (tensor.dims, tensor.reduced)
+        if key not in self._lies:
+            numbers: dict[Sharding, int] = {}
+            index = [
+                numbers.setdefault(sharding_of(s, tensor, self.mesh), len(numbers))
+                for s in self.strategies
+            ]
+            self._lies[key] = (tuple(numbers), np.array(index, np.intp))
+        return self._lies[key]
+
+    def lying(self, tensor: GroupTensor, sharding: Sharding) -> "Space":
+        """The part of the space in which a tensor lies like this."""
+        shardings, index = self.lies(tensor)
+        kept = tuple(
+            strategy
+            for strategy, at in zip(self.strategies, index, strict=True)
+            if shardings[at] == sharding
+        )
+        return Space(self.mesh, kept, self.before.shape[1])
+
+
+def _cuts(
+    assigned: Sequence[tuple[int | None, ...]], num_factors: int, shape: tuple[int, ...]
+) -> Array:
+    table = np.ones((len(assigned), num_factors))
+    for row, factors in enumerate(assigned):
+        for axis, factor in enumerate(factors):
+            if factor is not None:
+                table[row, factor] *= shape[axis]
+    return table
+
+
 def sharding_of(strategy: Strategy, tensor: GroupTensor, mesh: Mesh) -> Sharding:
     """How a tensor of the group lies under a strategy."""
-    return _sharding(strategy, tensor.dims, tensor.reduced, mesh.names)
-
-
-@lru_cache(maxsize=1 << 18)
-def _sharding(
-    strategy: Strategy, dims: Dims, reduced: bool, names: tuple[str, ...]
-) -> Sharding:
+    names = mesh.names
     return Sharding(
         tuple(
             tuple(
                 names[axis]
                 for factor in factors
-                for axis in strategy.axes_of(factor, reduced=reduced)
+                for axis in strategy.axes_of(factor, reduced=tensor.reduced)
             )
-            for factors in dims
+            for factors in tensor.dims
         )
     )
 
 
-def enumerate_strategies(
-    group: Group, mesh: Mesh, *, scatters: bool
-) -> tuple[Strategy, ...]:
+def strategy_space(group: Group, mesh: Mesh, *, scatters: bool) -> Space:
     """All strategies of a group; the first shards nothing.
 
     Args:
@@ -86,21 +150,37 @@ def enumerate_strategies(
         for factors in tensor.dims
         for factor in factors[:1]
     )
-    return _strategies(
+    return _space(
         group.sizes,
         group.blocked,
         group.reduction,
-        compound,
-        results if scatters else frozenset(),
-        mesh.shape,
+        compound=compound,
+        results=results if scatters else frozenset(),
+        mesh=mesh,
     )
 
 
 @lru_cache(maxsize=1 << 12)
+def _space(
+    sizes: tuple[int, ...],
+    blocked: frozenset[int],
+    reduction: frozenset[int],
+    *,
+    compound: frozenset[tuple[tuple[int, ...], bool]],
+    results: frozenset[int],
+    mesh: Mesh,
+) -> Space:
+    found = _strategies(
+        sizes, blocked, reduction, compound=compound, results=results, shape=mesh.shape
+    )
+    return Space(mesh, found, len(sizes))
+
+
 def _strategies(
     sizes: tuple[int, ...],
     blocked: frozenset[int],
     reduction: frozenset[int],
+    *,
     compound: frozenset[tuple[tuple[int, ...], bool]],
     results: frozenset[int],
     shape: tuple[int, ...],
@@ -112,10 +192,10 @@ def _strategies(
     ]
     found = []
     for before in itertools.product(*choices):
-        for after in _scatterings(before, reduction, results, sizes, shape):
+        for after in _scatterings(before, reduction, results, sizes=sizes, shape=shape):
             strategy = Strategy(before, after)
             if _fits(strategy, sizes, shape) and all(
-                _is_dense(strategy, factors, sizes, shape, reduced=reduced)
+                _is_dense(strategy, factors, sizes, shape=shape, reduced=reduced)
                 for factors, reduced in compound
             ):
                 found.append(strategy)
@@ -126,6 +206,7 @@ def _scatterings(
     before: tuple[int | None, ...],
     reduction: frozenset[int],
     results: frozenset[int],
+    *,
     sizes: tuple[int, ...],
     shape: tuple[int, ...],
 ) -> Iterator[tuple[int | None, ...]]:
@@ -139,9 +220,7 @@ def _scatterings(
     yield from itertools.product(*options)
 
 
-def _fits(
-    strategy: Strategy, sizes: tuple[int, ...], shape: tuple[int, ...]
-) -> bool:
+def _fits(strategy: Strategy, sizes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     for assigned in (strategy.before, strategy.after):
         for factor, size in enumerate(sizes):
             parts = math.prod(
@@ -156,8 +235,8 @@ def _is_dense(
     strategy: Strategy,
     factors: tuple[int, ...],
     sizes: tuple[int, ...],
-    shape: tuple[int, ...],
     *,
+    shape: tuple[int, ...],
     reduced: bool,
 ) -> bool:
     """Whether a dim of several factors is cut in one piece a device.

@@ -45,7 +45,7 @@ class Work:
 
 
 def group_work(
-    program: Program, nodes: Sequence[Node], group: Group, stored: frozenset[int]
+    program: Program, nodes: Sequence[Node], group: Group, *, stored: frozenset[int]
 ) -> Work:
     """Work of a group per step.
 

@@ -103,7 +103,7 @@ class Engine:
             TepdistError: whatever is wrong with it.
         """
         program, roles = _read(module, roles, name)
-        plan = compile_plan(program, roles, self.cluster, options, progress=progress)
+        plan = compile_plan(program, roles, self.cluster, options=options, progress=progress)
         progress("compile", 0.0)
         executable = _compiled(lambda: Executable(plan, self.devices))
         progress("compile", 1.0)

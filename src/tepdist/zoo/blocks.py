@@ -118,7 +118,9 @@ def attention(x_bsd: jax.Array, params: Tree, stack: Stack) -> jax.Array:
     value = value + params["bv"].astype(dtype)
     scores_bnst = dot(query, key, contract=((3,), (3,)), batch=((0, 2), (0, 2)))
     # Widened after the product, so that its backward pass stays narrow too.
-    scores_bnst = scores_bnst.astype(jnp.float32) * (1.0 / math.sqrt(stack.hidden // stack.heads))
+    scores_bnst = scores_bnst.astype(jnp.float32) * (
+        1.0 / math.sqrt(stack.hidden // stack.heads)
+    )
     if stack.causal:
         scores_bnst = mask_future(scores_bnst)
     weights_bnst = softmax(scores_bnst).astype(dtype)

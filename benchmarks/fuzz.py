@@ -1,0 +1,128 @@
+"""Random programs on random meshes under best and random plans, against one device.
+
+    python benchmarks/fuzz.py --programs 200 --seed 0
+
+Each batch of programs runs in a process of its own: what aborts one ends that batch
+only, and is reported by name.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BATCH_TIMEOUT_S = 900
+
+
+def main() -> int:
+    options = _options()
+    if options.worker:
+        return _work(options)
+    failures = 0
+    start = options.seed
+    end = options.seed + options.programs
+    while start < end:
+        count = min(options.batch, end - start)
+        lines, status = _batch(start, count, options)
+        done = sum(line.startswith(("ok ", "FAIL ")) for line in lines)
+        failures += sum(line.startswith("FAIL ") for line in lines)
+        if status and done < count:
+            # The process died in the program after the last that it reported.
+            print(f"FAIL seed {start + done}: the process ended with {status}")
+            failures += 1
+            done += 1
+        start += done if done < count else count
+    print(f"{options.programs} programs, {failures} failures")
+    return 1 if failures else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--programs", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=25)
+    parser.add_argument("--steps", default="any", choices=("any", "common", "rare"))
+    parser.add_argument("--mesh", help="one mesh for all, e.g. 2x4")
+    parser.add_argument("--bytes", action="store_true", help="compare payloads too")
+    parser.add_argument("--traceback", action="store_true")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _batch(
+    start: int, count: int, options: argparse.Namespace
+) -> tuple[list[str], int]:
+    """Runs programs in another process; its lines and exit status."""
+    command = [sys.executable, __file__, "--worker", f"--seed={start}"]
+    command += [f"--programs={count}", f"--steps={options.steps}"]
+    command += [f"--mesh={options.mesh}"] if options.mesh else []
+    command += ["--bytes"] if options.bytes else []
+    command += ["--traceback"] if options.traceback else []
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "8",
+        "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
+    }
+    lines = []
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            if not line.startswith("ok "):
+                print(line.rstrip(), flush=True)
+    return lines, process.returncode
+
+
+def _work(options: argparse.Namespace) -> int:
+    """Runs programs here, a line for each."""
+    for seed in range(options.seed, options.seed + options.programs):
+        began = time.perf_counter()
+        try:
+            problems = _problems(seed, options)
+        except Exception as error:
+            if options.traceback:
+                traceback.print_exc()
+            text = " ".join(str(error).split())[:400]
+            problems = [f"{type(error).__name__}: {text}"]
+        verdict = "FAIL" if problems else "ok"
+        seconds = time.perf_counter() - began
+        print(f"{verdict} seed {seed} {seconds:.1f} s", *problems, sep="\n    ", flush=True)
+    return 0
+
+
+def _problems(seed: int, options: argparse.Namespace) -> list[str]:
+    import numpy as np
+
+    from tepdist.runtime.local import Executable
+    from tests.generated import laws
+    from tests.generated.programs import random_case
+
+    rng = np.random.default_rng((seed, 7))
+    case = random_case(seed, steps=options.steps)
+    mesh = options.mesh or str(rng.choice(laws.MESHES))
+    traced, best = laws.plan_case(case, mesh)
+    wanted = laws.one_device_results(case)
+    problems = []
+    for name, plan in (
+        ("best", best),
+        ("random", laws.odd_plan(best, seed)),
+        ("random'", laws.odd_plan(best, seed + 1)),
+    ):
+        executable = Executable(plan)
+        got = laws.planned_results(traced, executable, case)
+        found = list(laws.differences(case, wanted, got))
+        if options.bytes:
+            found += laws.byte_differences(plan, executable)
+        problems += [f"{name} plan on {mesh}: {text}" for text in found]
+    return problems
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,270 @@
+"""What the search knows of a program before any mesh is looked at."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tepdist.analysis.groups import Group, GroupTensor, build_groups
+from tepdist.analysis.layers import Link, build_links, tie_layers
+from tepdist.analysis.liveness import Liveness, find_liveness
+from tepdist.analysis.nodes import Node, build_nodes
+from tepdist.analysis.phases import Phase, find_phases
+from tepdist.program.graph import Program
+from tepdist.program.roles import Roles
+from tepdist.search.work import Work, group_work
+
+# Below this many groups every layer decides for itself.
+TIE_ABOVE_GROUPS = 600
+
+
+@dataclass(frozen=True, slots=True)
+class LinkKind:
+    """Links that one pair of variables decides alike.
+
+    Attributes:
+        first: One of them.
+        source: Variable of the groups that define the tensor.
+        target: Variable of the groups that read it.
+        count: How many there are.
+        trips: How often per step each may have to reshard.
+    """
+
+    first: Link
+    source: int
+    target: int
+    count: int
+    trips: int
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedLinks:
+    """Links whose resharded copy takes memory while an op reads it, flat.
+
+    Attributes:
+        kind: Kind of the link, [n].
+        value: Value that is read, [n].
+        position: Position of the op that reads it, [n].
+    """
+
+    kind: NDArray[np.int64]
+    value: NDArray[np.int64]
+    position: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Buffers:
+    """Buffers of one program, flat: one entry for each tensor of a group.
+
+    Attributes:
+        tensors: For each kind of buffer a tensor and its variable.
+        kind: Kind of each buffer: buffers of one kind are cut alike, [n].
+        value: The value itself, [n].
+        bytes_: Size of the whole tensor [B], [n].
+        start: First position at which it exists, [n].
+        end: Last, [n].
+        num_times: Number of positions.
+        fixed: Bytes of arguments that belong to no group (scalars) [B].
+    """
+
+    tensors: tuple[tuple[GroupTensor, int], ...]
+    kind: NDArray[np.int64]
+    value: NDArray[np.int64]
+    bytes_: NDArray[np.float64]
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+    num_times: int
+    fixed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """A program as the search sees it.
+
+    Attributes:
+        program: What is planned.
+        next_values: Each state argument's value to the result that replaces it.
+        phases: Phase of each op.
+        liveness: When its buffers exist.
+        nodes: Its nodes.
+        groups: Its groups.
+        links: Reads between groups.
+        deciders: Group that each variable decides for first.
+        variable_of: For each group its variable.
+        kinds: Kinds of links.
+        copied_links: Links whose copies take memory.
+        buffers: Buffers that a strategy can cut.
+        work: Work of each decider.
+    """
+
+    program: Program
+    next_values: Mapping[int, int]
+    phases: tuple[Phase, ...]
+    liveness: Liveness
+    nodes: tuple[Node, ...]
+    groups: tuple[Group, ...]
+    links: tuple[Link, ...]
+    deciders: tuple[int, ...]
+    variable_of: tuple[int, ...]
+    kinds: tuple[LinkKind, ...]
+    copied_links: CopiedLinks
+    buffers: Buffers
+    work: tuple[Work, ...]
+
+
+def build_structure(
+    program: Program, roles: Roles, apart: Mapping[int, object]
+) -> Structure:
+    """The structure of a program.
+
+    Args:
+        program: Any.
+        roles: Its roles.
+        apart: Values that the user constrains; layers that differ in them are not
+            decided together.
+    """
+    next_values = _next_values(program, roles)
+    phases = find_phases(program, roles)
+    nodes = build_nodes(program, next_values)
+    replaced = {result: argument for argument, result in next_values.items()}
+    groups = build_groups(program, nodes, replaced)
+    links = build_links(groups)
+    ties: Sequence[int] = range(len(groups))
+    if len(groups) > TIE_ABOVE_GROUPS:
+        ties = tie_layers(program, nodes, groups, links=links, apart=apart)
+    deciders = tuple(sorted(set(ties)))
+    variables = {group: variable for variable, group in enumerate(deciders)}
+    variable_of = tuple(variables[tie] for tie in ties)
+    kinds, kind_of = _link_kinds(nodes, groups, links, variable_of=variable_of)
+    pointwise = frozenset(
+        node.op for node in nodes if node.op is not None and node.pointwise
+    )
+    liveness = find_liveness(program, roles, phases, pointwise=pointwise)
+    stored = frozenset(np.flatnonzero(liveness.is_stored).tolist())
+    work = tuple(group_work(program, nodes, groups[d], stored=stored) for d in deciders)
+    return Structure(
+        program=program,
+        next_values=next_values,
+        phases=phases,
+        liveness=liveness,
+        nodes=nodes,
+        groups=groups,
+        links=links,
+        deciders=deciders,
+        variable_of=variable_of,
+        kinds=kinds,
+        copied_links=_copied_links(
+            nodes, groups, links, kind_of=kind_of, liveness=liveness
+        ),
+        buffers=_find_buffers(program, groups, variable_of, liveness=liveness),
+        work=work,
+    )
+
+
+def _next_values(program: Program, roles: Roles) -> dict[int, int]:
+    value_of = {
+        role.name: value
+        for role, value in zip(roles.arguments, program.arguments, strict=True)
+    }
+    return {
+        value_of[role.replaces]: value
+        for role, value in zip(roles.results, program.results, strict=True)
+        if role.replaces is not None
+    }
+
+
+def _link_kinds(
+    nodes: Sequence[Node],
+    groups: Sequence[Group],
+    links: Sequence[Link],
+    *,
+    variable_of: Sequence[int],
+) -> tuple[tuple[LinkKind, ...], tuple[int, ...]]:
+    numbers: dict[tuple[int, int, int, int], int] = {}
+    firsts: list[Link] = []
+    counts: dict[int, int] = defaultdict(int)
+    kind_of = []
+    for link in links:
+        source, target = variable_of[link.source], variable_of[link.target]
+        kind = numbers.setdefault(
+            (source, link.output, target, link.input), len(numbers)
+        )
+        if kind == len(firsts):
+            firsts.append(link)
+        counts[kind] += 1
+        kind_of.append(kind)
+    kinds = tuple(
+        LinkKind(
+            first=link,
+            source=variable_of[link.source],
+            target=variable_of[link.target],
+            count=counts[kind],
+            trips=link_trips(nodes, groups, link),
+        )
+        for kind, link in enumerate(firsts)
+    )
+    return kinds, tuple(kind_of)
+
+
+def _copied_links(
+    nodes: Sequence[Node],
+    groups: Sequence[Group],
+    links: Sequence[Link],
+    *,
+    kind_of: Sequence[int],
+    liveness: Liveness,
+) -> CopiedLinks:
+    """All links but those into state arguments and loops."""
+    rows = []
+    for link, kind in zip(links, kind_of, strict=True):
+        read = groups[link.target].inputs[link.input]
+        op = nodes[groups[link.target].members[read.member].node].op
+        if op is not None:
+            rows.append((kind, read.value, int(liveness.position[op])))
+    table = np.array(rows, np.int64).reshape(-1, 3)
+    return CopiedLinks(table[:, 0], table[:, 1], table[:, 2])
+
+
+def _find_buffers(
+    program: Program,
+    groups: Sequence[Group],
+    variable_of: Sequence[int],
+    *,
+    liveness: Liveness,
+) -> Buffers:
+    kinds: dict[tuple[int, int], int] = {}
+    tensors: list[tuple[GroupTensor, int]] = []
+    rows = []
+    for index, group in enumerate(groups):
+        variable = variable_of[index]
+        for position, tensor in enumerate(group.outputs):
+            if not liveness.is_buffer[tensor.value]:
+                continue
+            kind = kinds.setdefault((variable, position), len(kinds))
+            if kind == len(tensors):
+                tensors.append((tensor, variable))
+            rows.append((kind, tensor.value))
+    table = np.array(rows, np.int64).reshape(-1, 2)
+    sizes = np.array([value.bytes_ for value in program.values], np.float64)
+    ungrouped = set(program.arguments) - set(table[:, 1].tolist())
+    return Buffers(
+        tensors=tuple(tensors),
+        kind=table[:, 0],
+        value=table[:, 1],
+        bytes_=sizes[table[:, 1]],
+        start=liveness.start[table[:, 1]],
+        end=liveness.end[table[:, 1]],
+        num_times=liveness.num_times,
+        fixed=float(sum(program.values[value].bytes_ for value in ungrouped)),
+    )
+
+
+def link_trips(nodes: Sequence[Node], groups: Sequence[Group], link: Link) -> int:
+    """How often a link may reshard: what enters a loop from outside does so once."""
+    read = groups[link.target].inputs[link.input]
+    written = groups[link.source].outputs[link.output]
+    reader = nodes[groups[link.target].members[read.member].node]
+    writer = nodes[groups[link.source].members[written.member].node]
+    return min(reader.trips, writer.trips)

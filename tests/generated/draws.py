@@ -1,0 +1,76 @@
+"""Choices of one generated program: the same seed makes the same program."""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+EXTENTS = (1, 2, 3, 4, 6, 8, 8, 12, 16, 24)
+MAX_ELEMENTS = 4096
+MAX_RANK = 4
+
+
+@dataclass
+class Draw:
+    """A source of choices, and the arrays that a program has made so far.
+
+    Attributes:
+        rng: Of all choices.
+        exact: Arguments: equal to the bit on any number of devices, so that
+            discontinuous functions of them are too.
+        made: All float arrays so far.
+        indices: Integer arrays.
+    """
+
+    rng: np.random.Generator
+    exact: list[jax.Array]
+    indices: list[jax.Array]
+    made: list[jax.Array] = field(default_factory=list)
+
+    def array(self, *, least_rank: int = 0) -> jax.Array:
+        """A float array; rather a late one than an early one."""
+        fitting = [x for x in self.made if x.ndim >= least_rank and x.size]
+        if not fitting:
+            fitting = [x for x in self.exact if x.ndim >= least_rank]
+        late = self.rng.random() ** 0.5
+        return fitting[int(late * len(fitting))]
+
+    def argument(self, *, least_rank: int = 0) -> jax.Array:
+        """A float argument."""
+        return self.pick([x for x in self.exact if x.ndim >= least_rank])
+
+    def index(self) -> jax.Array:
+        """An integer vector or scalar."""
+        return self.pick(self.indices)
+
+    def pick(self, options):
+        return options[int(self.rng.integers(len(options)))]
+
+    def below(self, bound: int) -> int:
+        return int(self.rng.integers(bound))
+
+    def chance(self, probability: float) -> bool:
+        return bool(self.rng.random() < probability)
+
+    def dim(self, x: jax.Array) -> int:
+        return self.below(x.ndim)
+
+    def order(self, count: int) -> tuple[int, ...]:
+        return tuple(int(i) for i in self.rng.permutation(count))
+
+    def shape(self) -> tuple[int, ...]:
+        """A shape of rank 2 to 4, now and then less."""
+        rank = self.pick((0, 1, 2, 2, 2, 3, 3, 4))
+        shape = [self.pick(EXTENTS) for _ in range(rank)]
+        while np.prod(shape) > MAX_ELEMENTS:
+            shape[shape.index(max(shape))] //= 2
+        return tuple(shape)
+
+
+def fitted(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """An array of this shape made of another one's elements, repeated or cut."""
+    size = int(np.prod(shape))
+    flat = x.reshape(-1)
+    repeats = -(-size // max(flat.size, 1))
+    return jnp.tile(flat, repeats)[:size].reshape(shape)

@@ -1,0 +1,99 @@
+"""Runs a case on one device and as planned, and says where the two differ."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from tepdist.cluster.presets import parse_cluster
+from tepdist.compiler import compile_plan
+from tepdist.frontends.jax import Traced, trace
+from tepdist.lowering.compiled import bytes_by_kind
+from tepdist.plan.types import Options, Plan
+from tepdist.runtime.local import Executable
+from tepdist.sharding import Mesh
+
+from .plans import random_plan
+from .programs import Case
+
+MESHES = ("2x4", "8", "4x2", "2x2", "4", "2x3", "3", "6", "1")
+# Payloads may differ by this share, and by scalars.
+BYTES_TOLERANCE = 0.02
+SCALAR_BYTES = 64
+
+
+def plan_case(case: Case, mesh: str) -> tuple[Traced, Plan]:
+    """The best plan for a case on a mesh of virtual CPU devices."""
+    traced = trace(case.fn, case.args, {})
+    shape = Mesh.parse(mesh)
+    cluster = parse_cluster(f"cpu:{shape.num_devices}")
+    plan = compile_plan(
+        traced.read(), traced.roles, cluster, options=Options(mesh=shape, time_limit_s=10)
+    )
+    return traced, plan
+
+
+def odd_plan(plan: Plan, seed: int) -> Plan:
+    """A plan at random for the same program."""
+    return random_plan(plan, np.random.default_rng(seed))
+
+
+def one_device_results(case: Case) -> list[np.ndarray]:
+    """What `jax.jit` computes on one device."""
+    device = jax.devices()[0]
+    results = jax.jit(case.fn)(*jax.device_put(case.args, device))
+    return [_host(leaf) for leaf in jax.tree.leaves(results)]
+
+
+def planned_results(
+    traced: Traced, executable: Executable, case: Case
+) -> list[np.ndarray]:
+    """What the planned program computes."""
+    flat = traced.flatten(case.args, {})
+    results = executable([executable.put(i, x) for i, x in enumerate(flat)])
+    return [_host(x) for x in jax.tree.leaves(traced.unflatten(results))]
+
+
+def differences(
+    case: Case, wanted: list[np.ndarray], got: list[np.ndarray]
+) -> Iterator[str]:
+    """Results that differ by more than the case's tolerance."""
+    assert len(wanted) == len(got)
+    for index, (one, other) in enumerate(zip(wanted, got, strict=True)):
+        assert one.shape == other.shape
+        assert one.dtype == other.dtype
+        if not np.issubdtype(one.dtype, np.inexact):
+            count = int(np.count_nonzero(one != other))
+            if count:
+                yield f"result {index}: {count} of {one.size} integers differ"
+            continue
+        if not np.array_equal(np.isfinite(one), np.isfinite(other)):
+            yield f"result {index}: not finite in other places"
+            continue
+        finite = np.isfinite(one)
+        scale = max(np.abs(one[finite]).max(initial=0), 1e-3)
+        worst = np.abs(one[finite] - other[finite]).max(initial=0)
+        if worst > case.tolerance * scale:
+            yield f"result {index}: off by {worst:.2e}, the largest being {scale:.2e}"
+
+
+def byte_differences(plan: Plan, executable: Executable) -> Iterator[str]:
+    """Kinds of collectives of which other payloads are compiled than priced."""
+    priced: Counter[str] = Counter()
+    for collective in plan.stages[0].collectives:
+        priced[collective.kind] += collective.bytes_ * collective.count
+    compiled = bytes_by_kind(executable.hlo_text()[0])
+    for kind in sorted({*priced, *compiled}):
+        one, other = priced[kind], compiled.get(kind, 0)
+        if abs(one - other) > max(BYTES_TOLERANCE * max(one, other), SCALAR_BYTES):
+            yield f"{kind}: {one} B priced, {other} B compiled"
+
+
+def _host(leaf: jax.Array) -> np.ndarray:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    array = np.asarray(leaf)
+    if array.dtype.kind == "V" or array.dtype.name in ("bfloat16", "float16"):
+        return array.astype(np.float32)
+    return array
