@@ -13,6 +13,10 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.generated.programs import Case
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH_TIMEOUT_S = 900
@@ -45,7 +49,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--programs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=25)
-    parser.add_argument("--steps", default="any", choices=("any", "common", "rare"))
+    parser.add_argument("--steps", default="any", choices=("any", "common", "rare", "models"))
     parser.add_argument("--mesh", help="one mesh for all, e.g. 2x4")
     parser.add_argument("--bytes", action="store_true", help="compare payloads too")
     parser.add_argument("--traceback", action="store_true")
@@ -102,10 +106,9 @@ def _problems(seed: int, options: argparse.Namespace) -> list[str]:
 
     from tepdist.runtime.local import Executable
     from tests.generated import laws
-    from tests.generated.programs import random_case
 
     rng = np.random.default_rng((seed, 7))
-    case = random_case(seed, steps=options.steps)
+    case = _case(seed, options.steps)
     mesh = options.mesh or str(rng.choice(laws.MESHES))
     traced, best = laws.plan_case(case, mesh)
     wanted = laws.one_device_results(case)
@@ -120,8 +123,18 @@ def _problems(seed: int, options: argparse.Namespace) -> list[str]:
         found = list(laws.differences(case, wanted, got))
         if options.bytes:
             found += laws.byte_differences(plan, executable)
-        problems += [f"{name} plan on {mesh}: {text}" for text in found]
+        problems += [f"{case.name}, {name} plan on {mesh}: {text}" for text in found]
     return problems
+
+
+def _case(seed: int, steps: str) -> "Case":
+    from tests.generated.models import all_cases
+    from tests.generated.programs import random_case
+
+    if steps == "models":
+        cases = all_cases()
+        return cases[seed % len(cases)]
+    return random_case(seed, steps=steps)
 
 
 if __name__ == "__main__":

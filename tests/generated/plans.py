@@ -30,5 +30,5 @@ def _random_assignment(problem: Problem, rng: np.random.Generator) -> tuple[int,
     wholes = rng.random() * 0.5
     return tuple(
         0 if rng.random() < wholes else int(rng.integers(len(costs)))
-        for costs in problem.unary
+        for costs in problem.network.unary
     )

@@ -173,7 +173,7 @@ class _Annotator:
         clone = source.clone()
         for position, operand in enumerate(operands):
             clone.operands[position] = operand
-        made = clone.results[0]
+        made: Value = clone.results[0]
         if not sharding.dims:
             return made
         stated: Value = sdy.ShardingConstraintOp(made, self._attribute(sharding)).result

@@ -59,7 +59,7 @@ def decode(
             if op is None:
                 continue
             if (variable, position) not in known:
-                known[variable, position] = _wanted(
+                known[variable, position] = wanted_operands(
                     program.ops[op], member, strategy, mesh=mesh
                 )
             operands[op] = known[variable, position]
@@ -93,7 +93,7 @@ def _operands(
     return tuple(replicated[len(program.values[value].shape)] for value in op.operands)
 
 
-def _wanted(
+def wanted_operands(
     op: Op, member: Member, strategy: Strategy, *, mesh: Mesh
 ) -> tuple[Sharding, ...]:
     """How an op of a group wants its operands."""

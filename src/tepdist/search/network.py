@@ -5,7 +5,7 @@ variable and a binary cost for each edge. At each of a few times, the sum of the
 variables' usages must not exceed the limit. Plain arrays; no sharding in here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,14 +64,17 @@ class Network:
         Args:
             multipliers: Price of one unit of usage at each time, [num times].
         """
-        unary = tuple(
+        unary = [
             costs + usage @ multipliers
             for costs, usage in zip(self.unary, self.usages, strict=True)
-        )
-        return Network(
-            unary,
-            self.binary,
-            self.usages,
-            np.full(len(self.limits), np.inf),
-            self.fixed_usage,
-        )
+        ]
+        return unlimited(unary, self.binary)
+
+
+def unlimited(
+    unary: Sequence[Array], binary: Mapping[tuple[int, int], Array]
+) -> Network:
+    """A network without usage."""
+    none = np.zeros(0)
+    usages = tuple(np.zeros((len(costs), 0)) for costs in unary)
+    return Network(tuple(unary), binary, usages, none, none)

@@ -14,7 +14,7 @@ import numpy as np
 from tepdist.analysis.groups import GroupTensor
 from tepdist.cost.compute import matmul_flops_per_s
 from tepdist.cost.pricing import Pricing
-from tepdist.search.network import Array
+from tepdist.search.network import Array, Network, unlimited
 from tepdist.search.strategies import Space, Strategy, strategy_space
 from tepdist.search.structure import LinkKind, Structure
 from tepdist.search.work import Traffic
@@ -29,15 +29,13 @@ class Problem:
         pricing: Of this mesh.
         spaces: Values of each variable.
         compute: Part of the unary costs that is compute [s].
-        unary: Costs [s].
-        binary: Costs [s].
+        network: Costs [s], memory left aside.
     """
 
     pricing: Pricing
     spaces: tuple[Space, ...]
     compute: tuple[Array, ...]
-    unary: tuple[Array, ...]
-    binary: dict[tuple[int, int], Array]
+    network: Network
 
     def compute_s(self, assignment: Sequence[int]) -> float:
         """Compute of one device per step under an assignment [s]."""
@@ -85,7 +83,7 @@ class Builder:
             for variable, costs in enumerate(compute)
         ]
         binary = self._edges(spaces, unary)
-        return Problem(self._pricing, spaces, compute, tuple(unary), binary)
+        return Problem(self._pricing, spaces, compute, unlimited(unary, binary))
 
     def _find_spaces(self) -> tuple[Space, ...]:
         structure, pricing = self._structure, self._pricing

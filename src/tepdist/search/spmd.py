@@ -149,7 +149,7 @@ def _first_answer(
             raise _cannot_honour(structure, variable, matched)
     problem = builder.build()
     memory = MemoryModel(structure, problem)
-    network = _network(problem)
+    network = problem.network
     descent = Descent(network)
 
     def improve(
@@ -204,7 +204,7 @@ def _prove(
 def _solve_exactly(
     candidate: _Candidate, limit: float, best: float, *, clock: _Clock
 ) -> Outcome:
-    memory, network = candidate.memory, _network(candidate.problem)
+    memory, network = candidate.memory, candidate.problem.network
 
     def exactly(
         priced: Network, start: Sequence[int]
@@ -224,11 +224,6 @@ def _solve_exactly(
     outcome = search.run(start.assignment, out_of_time=clock.is_over)
     better = min(start, outcome, key=lambda found: _rank(found, limit))
     return Outcome(better.assignment, better.cost, better.peak, outcome.lower_bound)
-
-
-def _network(problem: Problem) -> Network:
-    empty = tuple(np.zeros((len(costs), 0)) for costs in problem.unary)
-    return Network(problem.unary, problem.binary, empty, np.zeros(0), np.zeros(0))
 
 
 def _rank(outcome: Outcome, limit: float) -> tuple[float, float]:
