@@ -59,6 +59,32 @@ class Copies:
         np.maximum.at(local, inverse, bytes_[moved])
         return start, end, local
 
+    def held(
+        self, assignment: Sequence[int], time: int
+    ) -> list[tuple[float, tuple[int, ...]]]:
+        """Bytes of each copy that exists at a position, and who decides about it.
+
+        A copy exists because of one reader that comes no later and one no sooner.
+        """
+        chosen = np.asarray(assignment, np.int64)
+        index = self._offset + chosen[self._source] * self._width + chosen[self._target]
+        readers: dict[tuple[int, int], list[int]] = {}
+        for link in np.flatnonzero(self._bytes[index] > 0).tolist():
+            key = (int(self._value[link]), int(self._sharding[index[link]]))
+            readers.setdefault(key, []).append(link)
+        found = []
+        for links in readers.values():
+            before = [link for link in links if self._position[link] <= time]
+            after = [link for link in links if self._position[link] >= time]
+            if not before or not after:
+                continue
+            needed = (before[-1], after[0])
+            deciding = {int(self._source[link]) for link in needed}
+            deciding |= {int(self._target[link]) for link in needed}
+            local = max(float(self._bytes[index[link]]) for link in needed)
+            found.append((local, tuple(sorted(deciding))))
+        return found
+
     def _table(
         self, structure: Structure, problem: Problem, kind: LinkKind
     ) -> tuple[Array, NDArray[np.int64]]:

@@ -1,6 +1,7 @@
 """Memory of an assignment over time, and at the few times that the solver sees."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,15 @@ from tepdist.search.copies import Copies
 from tepdist.search.network import Array
 from tepdist.search.problem import Problem
 from tepdist.search.structure import Structure
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """Something in memory, and the variables whose values put it there."""
+
+    bytes_: float
+    variables: tuple[int, ...]
+    is_copy: bool
 
 
 class MemoryModel:
@@ -50,6 +60,22 @@ class MemoryModel:
         live = np.flatnonzero((buffers.start <= time) & (time <= buffers.end))
         local = self.local_bytes(assignment)
         return [(int(buffers.value[at]), float(local[at])) for at in live]
+
+    @property
+    def fixed(self) -> float:
+        """Bytes that no variable decides, at any time [B]."""
+        return self._buffers.fixed
+
+    def terms(self, assignment: Sequence[int], time: int) -> Iterator[Term]:
+        """What a device holds at a position under an assignment."""
+        buffers = self._buffers
+        live = np.flatnonzero((buffers.start <= time) & (time <= buffers.end))
+        local = self.local_bytes(assignment)
+        for at in live:
+            variable = self._kind_variable[buffers.kind[at]]
+            yield Term(float(local[at]), (variable,), is_copy=False)
+        for bytes_, variables in self._copies.held(assignment, time):
+            yield Term(bytes_, variables, is_copy=True)
 
     def least_profile(self) -> Array:
         """Bytes in use at each position if each tensor were cut most [B]."""

@@ -1,4 +1,4 @@
-"""The exact solver: a cost function network to optimality, usage left aside.
+"""The exact solver: a cost function network to optimality.
 
 The only file that knows pytoulbar2. Costs are scaled to integers such that rounding
 moves the total by less than 1e-6 of it.
@@ -16,8 +16,12 @@ from tepdist.search.network import Network
 
 _RESOLUTION = 1e9  # integer cost of the first known solution
 _FORBIDDEN = 1e3  # times that solution's cost: never worth it
+_USAGE_RESOLUTION = 1e6  # integer usage of a limit
 # toulbar2 keeps its options in globals: one solve at a time in a process.
 _lock = threading.Lock()
+
+# Values of some variables, of which not all may be chosen together.
+Clause = tuple[tuple[int, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,21 @@ class Solution:
 
     assignment: tuple[int, ...]
     cost: float
+    lower_bound: float
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """What a solve within limits found.
+
+    Attributes:
+        assignment: Value of each variable; None if nothing beats the upper bound, or
+            nothing was found in time.
+        lower_bound: No assignment that keeps to limits and clauses costs less, up to
+            the upper bound.
+    """
+
+    assignment: tuple[int, ...] | None
     lower_bound: float
 
 
@@ -58,22 +77,78 @@ def solve(
     scale = _RESOLUTION / wanted
     with _lock:
         pytoulbar2.tb2.init()  # its options belong to one thread
-        model = _model(network, scale)
-        limit = 0 if time_limit_s is None else max(1, round(time_limit_s))
-        started_s = time.process_time()  # what toulbar2's limit counts
-        found = model.Solve(timeLimit=limit)
-        is_complete = not limit or time.process_time() - started_s < limit
+        model = _model(network, scale, top=int(_RESOLUTION * 1.01) + 1)
+        found, is_complete = _run(model, time_limit_s)
         # Of a search that ended without an answer it says less than was proven.
         bound = wanted if is_complete else float(model.GetDDualBound()) / scale
-    assignment = known if found is None else tuple(int(v) for v in found[0])
+    assignment = known if found is None else found
     cost = network.cost(assignment)
     if cost > best:
         assignment, cost = known, best
     return Solution(assignment, cost, min(bound, cost))
 
 
-def _model(network: Network, scale: float) -> "pytoulbar2.CFN":
-    top = int(_RESOLUTION * 1.01) + 1
+def solve_within(
+    network: Network,
+    clauses: Sequence[Clause],
+    *,
+    reference: float,
+    upper: float,
+    time_limit_s: float | None = None,
+) -> Within:
+    """Best assignment that keeps to the network's limits and to some clauses.
+
+    Args:
+        network: Costs and usages at least 0.
+        clauses: What may not be chosen together.
+        reference: Cost of some assignment, the scale of others.
+        upper: A cost that an answer must beat; infinite if any is of interest.
+        time_limit_s: CPU time that the solver may take [s].
+    """
+    scale = _RESOLUTION / max(reference, 1e-12)
+    top = int(_RESOLUTION * _FORBIDDEN)
+    if upper < reference * _FORBIDDEN:
+        top = int(upper * scale) + 1
+    with _lock:
+        pytoulbar2.tb2.init()
+        model = _model(network, scale, top=top)
+        for time_index in range(len(network.limits)):
+            _limit_usage(model, network, time_index)
+        for clause in clauses:
+            chosen = [(v, value, 1) for v, values in clause for value in values]
+            model.AddGeneralizedLinearConstraint(chosen, "<=", len(clause) - 1)
+        found, is_complete = _run(model, time_limit_s)
+        bound = float(model.GetDDualBound()) / scale
+    if not is_complete:
+        return Within(found, bound)
+    return Within(found, upper if found is None else network.cost(found))
+
+
+def _limit_usage(model: "pytoulbar2.CFN", network: Network, time_index: int) -> None:
+    """Adds the limit on usage at one time; what fits still fits when rounded."""
+    limit = float(network.limits[time_index] - network.fixed_usage[time_index])
+    unit = max(limit / _USAGE_RESOLUTION, 1.0)
+    used = [
+        (variable, value, int(usage // unit))
+        for variable, table in enumerate(network.usages)
+        for value, usage in enumerate(table[:, time_index])
+        if usage >= unit
+    ]
+    model.AddGeneralizedLinearConstraint(used, "<=", int(limit // unit))
+
+
+def _run(
+    model: "pytoulbar2.CFN", time_limit_s: float | None
+) -> tuple[tuple[int, ...] | None, bool]:
+    """The best assignment, if any was found, and whether the search came to its end."""
+    limit = 0 if time_limit_s is None else max(1, round(time_limit_s))
+    started_s = time.process_time()  # what toulbar2's limit counts
+    found = model.Solve(timeLimit=limit)
+    is_complete = not limit or time.process_time() - started_s < limit
+    return (None if found is None else tuple(int(v) for v in found[0])), is_complete
+
+
+def _model(network: Network, scale: float, *, top: int) -> "pytoulbar2.CFN":
     forbidden = int(_RESOLUTION * _FORBIDDEN)
     # Virtual arc consistency before the search: without it a 300-variable network of
     # a 2-layer GPT on 2x4 took 50 s, with it 1 s (2 cores, 2026-11).

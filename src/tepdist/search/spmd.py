@@ -18,6 +18,7 @@ from tepdist.plan.types import Options, SearchRecord, Stage
 from tepdist.program.graph import Program
 from tepdist.program.roles import Roles
 from tepdist.search.constraints import matched_values, wanted_shardings
+from tepdist.search.cuts import CutSearch
 from tepdist.search.descent import Descent
 from tepdist.search.limited import LimitedSearch, Outcome
 from tepdist.search.memory import MemoryModel
@@ -31,6 +32,7 @@ from tepdist.sharding import Mesh
 
 Progress = Callable[[str, float], None]
 
+_PROVEN = 1e-6  # share of a cost by which a bound may miss it
 DEFAULT_TIME_LIMIT_S = {"O1": 5.0, "O2": 60.0, "O3": 600.0}
 
 
@@ -223,7 +225,15 @@ def _solve_exactly(
     start = candidate.outcome
     outcome = search.run(start.assignment, out_of_time=clock.is_over)
     better = min(start, outcome, key=lambda found: _rank(found, limit))
-    return Outcome(better.assignment, better.cost, better.peak, outcome.lower_bound)
+    better = Outcome(better.assignment, better.cost, better.peak, outcome.lower_bound)
+    if better.peak <= limit:
+        best = min(best, better.cost)
+    bound = better.lower_bound
+    if bound is not None and bound >= best * (1 - _PROVEN):
+        return better
+    return CutSearch(network, memory, limit).run(
+        better, left_s=lambda: clock.left, upper=best
+    )
 
 
 def _rank(outcome: Outcome, limit: float) -> tuple[float, float]:
