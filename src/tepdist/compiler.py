@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tepdist.cluster.model import Cluster
-from tepdist.cost.compute import model_flops
+from tepdist.cost.compute import matmul_peak_flops_per_s, model_flops
 from tepdist.errors import OptionsError
 from tepdist.plan.explain import Alternative
 from tepdist.plan.types import Options, Plan, Predicted, Stage
@@ -78,7 +78,7 @@ def _predict(program: Program, cluster: Cluster, stage: Stage) -> Predicted:
     communication_s = sum(c.seconds for c in stage.collectives)
     step_time_s = stage.compute_s + communication_s
     flops = model_flops(program)
-    peak = max(cluster.device.flops_per_s.values()) * cluster.num_devices
+    peak = matmul_peak_flops_per_s(program, cluster.device) * cluster.num_devices
     return Predicted(
         step_time_s=step_time_s,
         compute_s=stage.compute_s,

@@ -4,7 +4,6 @@ Runs at every step with hundreds of leaves: what can be known before is.
 """
 
 from collections.abc import Iterator, Sequence
-from operator import methodcaller
 from typing import Any, TypeAlias
 
 import jax
@@ -13,14 +12,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tepdist.api.plans import Plan
 from tepdist.errors import StateConsumed
-from tepdist.frontends.call import key_data, read_leaf
+from tepdist.frontends.call import Leaf, key_data, read_leaf
 from tepdist.program.roles import Role
 from tepdist.runtime.local import Executable
 
 Tree: TypeAlias = Any
-
-_IS_DELETED = methodcaller("is_deleted")
-
 
 class CompiledCall:
     """Calls of one shape.
@@ -47,6 +43,11 @@ class CompiledCall:
         self._others = tuple(
             (index, leaf) for index, leaf in leaves if roles[index] is not Role.STATE
         )
+        self._kept = tuple(
+            index
+            for index, role in enumerate(self.traced.roles.arguments)
+            if not role.donated
+        )
         self._keys = tuple((i, leaf) for i, leaf in leaves if leaf.key_impl is not None)
         self._seen = list[object](executable.argument_shardings)
         self._cut_keys = tuple(self._find_cut_keys())
@@ -63,7 +64,8 @@ class CompiledCall:
         except AttributeError:  # a Python number: rare as state
             return False
         return all(
-            read_leaf(leaves[index], self.call.names[index]) == leaf
+            _is_plainly(leaves[index], leaf)
+            or read_leaf(leaves[index], self.call.names[index]) == leaf
             for index, leaf in self._others
         )
 
@@ -73,7 +75,7 @@ class CompiledCall:
         except RuntimeError:
             self._refuse_consumed(leaves)
             raise
-        if any(map(_IS_DELETED, arrays)):
+        if any(map(_is_deleted, arrays)):
             self._refuse_consumed(leaves)
         results = list(self.executable(arrays))
         for index, whole in self._cut_keys:
@@ -81,13 +83,19 @@ class CompiledCall:
         return self.traced.unflatten(results)
 
     def _place(self, leaves: list[Any]) -> list[Any]:
-        """The leaves on the devices where the plan wants them.
+        """The leaves as the executable may take them.
 
-        Arrays that lie there already are passed on as they are.
+        Arrays that lie where the plan wants them are passed on as they are, and so
+        are host arrays that no step overwrites: the executable's own dispatch places
+        them in less time than a call of `jax.device_put` takes.
         """
         arrays = leaves.copy()
         for index, leaf in self._keys:
             arrays[index] = key_data(arrays[index], leaf)
+        for index in self._kept:
+            if not isinstance(arrays[index], jax.Array):
+                dtype = self.call.leaves[index].flat_dtype
+                arrays[index] = np.asarray(arrays[index], dtype)
         moving = [
             index
             for index, (array, seen) in enumerate(zip(arrays, self._seen, strict=True))
@@ -114,10 +122,10 @@ class CompiledCall:
                 yield index, NamedSharding(shardings[index].mesh, whole)
 
     def _lies_right(self, index: int, array: Any) -> bool:
-        """Whether an array whose sharding is new to us is equivalent to the plan's."""
+        """Whether an array whose sharding is new to us need not be moved."""
         wanted = self.executable.argument_shardings[index]
         if not isinstance(array, jax.Array):
-            return False
+            return not self.traced.roles.arguments[index].donated
         if not array.committed or not array.sharding.is_equivalent_to(
             wanted, array.ndim
         ):
@@ -146,3 +154,17 @@ class CompiledCall:
                     where=name,
                     hint="use the state that the step returned, or donate=False",
                 ) from None
+
+
+def _is_plainly(value: Any, leaf: Leaf) -> bool:
+    """Whether this is a numpy array just like the leaf; says no to whatever takes longer to see."""
+    return (
+        type(value) is np.ndarray
+        and not leaf.weak
+        and value.shape == leaf.shape
+        and value.dtype == leaf.dtype
+    )
+
+
+def _is_deleted(array: Any) -> bool:
+    return type(array) is not np.ndarray and array.is_deleted()

@@ -275,6 +275,18 @@ def model_flops(program: Program) -> float:
     )
 
 
+def matmul_peak_flops_per_s(program: Program, device: Device) -> float:
+    """Data-sheet peak for the dtype that most of a program's products compute in."""
+    flops_by_dtype: dict[str, float] = {}
+    for op in program.ops:
+        if is_matmul(op.kind):
+            dtype = compute_dtype(op, program.values)
+            total = flops_by_dtype.get(dtype, 0.0) + flops(op, program.values)
+            flops_by_dtype[dtype] = total
+    main = max(flops_by_dtype, key=flops_by_dtype.__getitem__, default="f32")
+    return matmul_flops_per_s(device, main) / device.matmul_efficiency
+
+
 def _flops_per_product(dtype: str) -> float:
     """A multiplication and an addition, of complex numbers four and four."""
     return 8.0 if dtype.startswith("complex") else 2.0

@@ -56,6 +56,8 @@ class CutSearch:
             upper: A cost that an answer must beat to be of interest.
         """
         bound = known.lower_bound
+        if self._memory.least_profile().max() > self._limit:
+            return known
         for _ in range(_MAX_ROUNDS):
             if left_s() <= 0:
                 break

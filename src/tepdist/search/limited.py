@@ -19,7 +19,7 @@ Profile = Callable[[Sequence[int]], Array]
 # times -> usage of each value of each variable at these times
 Usages = Callable[[Sequence[int]], tuple[Array, ...]]
 
-_RAISES = 40
+_RAISES = 16  # by four each: at the last, memory is all that counts
 _REFINEMENTS = 6
 
 

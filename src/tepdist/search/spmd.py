@@ -190,7 +190,8 @@ def _prove(
     for number, candidate in enumerate(order):
         if candidate.outcome.peak <= limit:
             best = min(best, candidate.outcome.cost)
-        if clock.is_over():
+        hopeless = candidate.memory.least_profile().max() > limit
+        if hopeless or clock.is_over():
             proven.append(candidate)
             continue
         progress(f"solving mesh {candidate.mesh}", number / len(order))
