@@ -129,7 +129,7 @@ class _Grower:
         nodes: tuple[Node, ...],
         replaced: Mapping[int, int],
     ) -> None:
-        self._program = program
+        self._sizes = [value.bytes_ for value in program.values]
         self._nodes = nodes
         self._replaced = replaced
         self.groups: dict[int, _Growing] = {}
@@ -330,19 +330,19 @@ class _Grower:
         return read.dims != view.dims or read.reduced != view.reduced
 
     def _bytes(self, value: int) -> int:
-        return self._program.values[value].bytes_
+        return self._sizes[value]
 
 
 def _viewed(
     tensor: Tensor, member: Member, position: int, *, reduced: bool
 ) -> GroupTensor:
+    # Lists: a 96-layer GPT comes here 130,000 times.
+    known = member.factors
     dims = tuple(
-        tuple(
-            factor
-            for factor in (member.factors[own] for own in factors)
-            if factor is not None
-        )
-        for factors in tensor.dims
+        [
+            tuple([cut for own in factors if (cut := known[own]) is not None])
+            for factors in tensor.dims
+        ]
     )
     return GroupTensor(tensor.value, dims, reduced, position)
 

@@ -42,6 +42,8 @@ class Node:
         reduction: Factors that its outputs lack because they were reduced away.
         blocked: Factors that may not be sharded.
         trips: How often it runs per step.
+        inner_trips: How often its outputs but the first come to be per step, if it is
+            the slot of a loop; else as `trips`.
         pointwise: Whether each output element depends on the matching elements of
             the inputs alone.
     """
@@ -53,6 +55,7 @@ class Node:
     reduction: frozenset[int] = frozenset()
     blocked: frozenset[int] = frozenset()
     trips: int = 1
+    inner_trips: int = 1
     pointwise: bool = False
 
 
@@ -119,12 +122,15 @@ def run_counts(program: Program) -> list[int]:
         if op.parent is None:
             counts.append(1)
             continue
-        parent = program.ops[op.parent]
-        trips = 1
-        if parent.kind == "stablehlo.while":
-            trips = UNKNOWN_TRIPS if parent.trips is None else parent.trips
-        counts.append(counts[op.parent] * max(trips, 1))
+        counts.append(counts[op.parent] * _turns(program.ops[op.parent]))
     return counts
+
+
+def _turns(op: Op) -> int:
+    """How often the regions of a control-flow op run each time that it runs."""
+    if op.kind != "stablehlo.while":
+        return 1
+    return max(UNKNOWN_TRIPS if op.trips is None else op.trips, 1)
 
 
 def build_nodes(program: Program, next_values: Mapping[int, int]) -> tuple[Node, ...]:
@@ -161,6 +167,7 @@ def _held(
     inputs: tuple[int, ...],
     *,
     trips: int,
+    inner_trips: int | None = None,
     pointwise: bool = False,
 ) -> Node:
     """A node that only holds tensors of one shape: a factor for each dim."""
@@ -172,6 +179,7 @@ def _held(
         inputs=tuple(_resolved(program, [Tensor(value, dims) for value in inputs])),
         outputs=tuple(Tensor(value, dims) for value in outputs),
         trips=trips,
+        inner_trips=trips if inner_trips is None else inner_trips,
         pointwise=pointwise,
     )
 
@@ -193,6 +201,7 @@ def _slots(program: Program, op: Op, trips: int) -> Iterator[Node]:
             tuple(outputs),
             tuple(inputs),
             trips=trips,
+            inner_trips=trips * _turns(op),
             pointwise=op.kind == BARRIER,
         )
 
@@ -217,6 +226,7 @@ def _op_node(program: Program, op: Op, trips: int) -> Node:
         reduction=rule.reduction,
         blocked=rule.blocked,
         trips=trips,
+        inner_trips=trips,
         pointwise=_is_pointwise(rule),
     )
 
@@ -229,7 +239,14 @@ def _whole_node(program: Program, op: Op, trips: int) -> Node:
     outputs = tuple(
         Tensor(value, ((),) * len(program.values[value].shape)) for value in op.results
     )
-    return Node(op.index, (), tuple(_resolved(program, inputs)), outputs, trips=trips)
+    return Node(
+        op=op.index,
+        sizes=(),
+        inputs=tuple(_resolved(program, inputs)),
+        outputs=outputs,
+        trips=trips,
+        inner_trips=trips,
+    )
 
 
 def _resolved(program: Program, tensors: list[Tensor]) -> Iterator[Tensor]:

@@ -120,13 +120,16 @@ class _Annotator:
     ) -> Value:
         """The value in this sharding, at hand before an op.
 
-        What is made in one block for one reader serves its later readers too.
+        What is made in one block serves all later readers: a generated value in the
+        reader's block, a resharded one where the value itself is, so that what a loop
+        reads from outside is resharded once and not on each turn.
         """
         generated = is_generated(self._program, value)
         if not generated and sharding == self._stage.values[value]:
             return given
-        block = before.block
-        key = (value, sharding, self._number(block))
+        if not generated:
+            before = _ancestor(before, _block_of(given))
+        key = (value, sharding, self._number(before.block))
         if key not in self._made:
             with ir.InsertionPoint(before):
                 if generated:
@@ -197,21 +200,34 @@ class _Annotator:
     def _state_results(self, index: int, operation: ir.Operation) -> None:
         """Follows each result with a constraint that all its readers read.
 
-        XLA keeps constraints only: it drops what is stated on other ops. A constraint
-        that is its value's only reader is what Shardy takes for the value's own
-        sharding.
+        So is each argument of its regions: else the first constraint inside that reads
+        one decides how the loop carries it. XLA keeps constraints only: it drops what
+        is stated on other ops. A constraint that is its value's only reader is what
+        Shardy takes for the value's own sharding.
         """
-        for position, value in enumerate(self._program.ops[index].results):
-            described = self._program.values[value]
-            if not described.shape or described.dtype == TOKEN:
-                continue
-            if is_generated(self._program, value):
-                continue
-            result = operation.results[position]
-            attribute = self._attribute(self._stage.values[value])
-            with ir.InsertionPoint.after(operation):
-                constraint = sdy.ShardingConstraintOp(result, attribute)
-            result.replace_all_uses_except(constraint.result, [constraint.operation])
+        op = self._program.ops[index]
+        after = ir.InsertionPoint.after(operation)
+        for value, result in zip(op.results, operation.results, strict=True):
+            self._state_value(value, result, after)
+        for region, given in zip(op.regions, operation.regions, strict=False):
+            (block,) = given.blocks
+            first = ir.InsertionPoint.at_block_begin(block)
+            for value, argument in zip(region.arguments, block.arguments, strict=True):
+                self._state_value(value, argument, first)
+
+    def _state_value(
+        self, value: int, given: ir.Value, place: ir.InsertionPoint
+    ) -> None:
+        described = self._program.values[value]
+        if not described.shape or described.dtype == TOKEN:
+            return
+        if is_generated(self._program, value):
+            return
+        with place:
+            constraint = sdy.ShardingConstraintOp(
+                given, self._attribute(self._stage.values[value])
+            )
+        given.replace_all_uses_except(constraint.result, [constraint.operation])
 
     def _state_yields(self, index: int, operation: ir.Operation) -> None:
         """A region hands its values out in the sharding of the op's results."""
@@ -283,6 +299,19 @@ def _closed(dims: Sequence[Sequence[ir.Attribute]]) -> ir.Attribute:
         MESH_NAME,
         [sdy.DimensionShardingAttr.get(axes, is_closed=True) for axes in dims],
     )
+
+
+def _block_of(value: ir.Value) -> ir.Block:
+    """The block in which a value is defined."""
+    owner = value.owner
+    return owner if isinstance(owner, ir.Block) else owner.operation.block
+
+
+def _ancestor(operation: ir.Operation, block: ir.Block) -> ir.Operation:
+    """The op of this block that another is, or lies in."""
+    while operation.block != block:
+        operation = operation.parent.operation
+    return operation
 
 
 def _main(module: ir.Module) -> ir.Operation:

@@ -113,8 +113,7 @@ def _reshardings(
             continue
         node = structure.nodes[target_group.members[read.member].node]
         producer = structure.nodes[source_group.members[written.member].node]
-        scope = None if node.op is None else program.ops[node.op].parent
-        key = (written.value, target, scope)
+        key = (written.value, target)
         if key in seen:
             continue
         seen.add(key)

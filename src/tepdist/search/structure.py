@@ -262,9 +262,12 @@ def _find_buffers(
 
 
 def link_trips(nodes: Sequence[Node], groups: Sequence[Group], link: Link) -> int:
-    """How often a link may reshard: what enters a loop from outside does so once."""
-    read = groups[link.target].inputs[link.input]
-    written = groups[link.source].outputs[link.output]
-    reader = nodes[groups[link.target].members[read.member].node]
-    writer = nodes[groups[link.source].members[written.member].node]
-    return min(reader.trips, writer.trips)
+    """How often a link may reshard: as often as its value is made.
+
+    So what enters a loop from outside does so once, what a loop carries on each turn.
+    """
+    group = groups[link.source]
+    written = group.outputs[link.output]
+    writer = nodes[group.members[written.member].node]
+    is_result = written.value == writer.outputs[0].value
+    return writer.trips if is_result else writer.inner_trips

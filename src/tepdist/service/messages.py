@@ -1,5 +1,6 @@
 """The streams of messages that a client sends and receives."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -22,17 +23,28 @@ def submission(
 def step(
     header: pb.StepHeader, arguments: Sequence[int | np.ndarray]
 ) -> Iterator[pb.StepRequest]:
-    """A header with handles and types, then the bytes of what has no handle."""
-    for argument in arguments:
-        if isinstance(argument, np.ndarray):
-            header.arguments.add(tensor=Spec.of(argument).to_proto())
-        else:
-            header.arguments.add(handle=argument)
-    yield pb.StepRequest(header=header)
+    """A header with handles and types, then the bytes of what has no handle.
+
+    What fits goes along with the header: every message costs about 0.3 ms.
+    """
+    sent = []
     for index, argument in enumerate(arguments):
         if isinstance(argument, np.ndarray):
-            for chunk in chunks_of(index, argument):
-                yield pb.StepRequest(chunk=chunk)
+            header.arguments.add(tensor=Spec.of(argument).to_proto())
+            sent.append((index, argument))
+        else:
+            header.arguments.add(handle=argument)
+    chunks = itertools.chain.from_iterable(itertools.starmap(chunks_of, sent))
+    room = MAX_CHUNK_BYTES
+    for chunk in chunks:
+        room -= len(chunk.data)
+        if room < 0:
+            chunks = itertools.chain([chunk], chunks)
+            break
+        header.chunks.append(chunk)
+    yield pb.StepRequest(header=header)
+    for chunk in chunks:
+        yield pb.StepRequest(chunk=chunk)
 
 
 def upload(

@@ -1,5 +1,6 @@
 """The protocol's calls as gRPC knows them: tokens, leases, errors, then the core."""
 
+import itertools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,7 +90,8 @@ class Servicer(tepdist_pb2_grpc.TepdistServicer):  # type: ignore[misc]
         with self._client(context) as client:
             header = _first(requests).header
             with self._core.sessions.call(header.session_id, client=client) as session:
-                return self._core.step(session, header, _chunks(requests))
+                chunks = itertools.chain(header.chunks, _chunks(requests))
+                return self._core.step(session, header, chunks)
 
     def Fetch(
         self, request: pb.FetchRequest, context: grpc.ServicerContext
