@@ -49,7 +49,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--programs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=25)
-    parser.add_argument("--steps", default="any", choices=("any", "common", "rare", "models"))
+    parser.add_argument(
+        "--steps", default="any", choices=("any", "common", "rare", "models")
+    )
     parser.add_argument("--mesh", help="one mesh for all, e.g. 2x4")
     parser.add_argument("--bytes", action="store_true", help="compare payloads too")
     parser.add_argument("--traceback", action="store_true")
@@ -97,7 +99,12 @@ def _work(options: argparse.Namespace) -> int:
             problems = [f"{type(error).__name__}: {text}"]
         verdict = "FAIL" if problems else "ok"
         seconds = time.perf_counter() - began
-        print(f"{verdict} seed {seed} {seconds:.1f} s", *problems, sep="\n    ", flush=True)
+        print(
+            f"{verdict} seed {seed} {seconds:.1f} s",
+            *problems,
+            sep="\n    ",
+            flush=True,
+        )
     return 0
 
 

@@ -1,6 +1,6 @@
 """What a planned step costs beside a hand-written one, here and through a server.
 
-    python benchmarks/overhead.py [--program zoo:...] [--rounds 60]
+    python benchmarks/overhead.py [--program zoo:...] [--rounds 40]
 
 Every way trains the same model on the same batches over 8 virtual CPU devices, and
 reads each loss one step late:
@@ -12,26 +12,24 @@ reads each loss one step late:
 - `planned`: `tepdist.parallelize`.
 - `served`: the same through a gRPC server on loopback, in a process of its own.
 
-A round runs a block of steps of every way, in random order. The ratio of a round
-compares blocks that ran next to each other; of those ratios the median is given, and
-its upper 95 % bound by bootstrap. Ends with 1 if a bound is above its limit.
+A round pairs each way with the yardstick: a block of steps of both, one right after
+the other, in random order. Of the pairs' ratios the median is given, and its upper
+95 % bound by bootstrap. `pinned` is paired with itself too: what its row is off 1 is
+the machine's noise. Ends with 1 if a bound is above its limit.
 """
 
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 import jax
 import numpy as np
+from machine import load_text, machine_lines
 
 import tepdist
 from tepdist.demo.__main__ import MODEL
@@ -46,13 +44,18 @@ SEED = 0
 # `plain` may take many times as long as the others, and is not judged.
 PLAIN_ROUNDS = 3
 
-Tree = Any
-Step = Callable[[Tree, Tree], tuple[Tree, Any]]
+Tree: TypeAlias = Any
+Step: TypeAlias = Callable[[Tree, Tree], tuple[Tree, Any]]
 
 
 @dataclass(slots=True)
 class Way:
-    """One way to run the steps, with its state so far."""
+    """One way to run the steps, with its state so far.
+
+    Attributes:
+        step: `(state, batch) -> (state, loss)`.
+        state: After the steps so far.
+    """
 
     step: Step
     state: Tree
@@ -67,6 +70,7 @@ class Way:
                 float(previous)
             previous = loss
         float(previous)
+        # Two programs at once in 8 devices' threads would wait for each other.
         jax.tree.leaves(self.state)[-1].block_until_ready()
         return (time.perf_counter() - begin_s) / len(data)
 
@@ -84,10 +88,14 @@ class Ratio:
     upper: float
 
 
+# Mean step time of a way and of the yardstick beside it [s].
+Pair: TypeAlias = tuple[float, float]
+
+
 @click.command()
 @click.option("--program", default=f"zoo:{MODEL}", show_default=True)
-@click.option("--rounds", type=click.IntRange(5), default=60, show_default=True)
-@click.option("--block", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--rounds", type=click.IntRange(5), default=40, show_default=True)
+@click.option("--block", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--plain/--no-plain", default=True, help="Also the plain jit.")
 @click.option("--server/--no-server", default=True, help="Also through a server.")
 def main(*, program: str, rounds: int, block: int, plain: bool, server: bool) -> None:
@@ -98,9 +106,9 @@ def main(*, program: str, rounds: int, block: int, plain: bool, server: bool) ->
     ways = here(model, data, plain=plain)
     click.echo(f"program  {model.name}, {len(jax.tree.leaves(model.state))} leaves")
     with served(model, data, wanted=server) as more:
-        seconds = measure({**ways, **more}, data, rounds)
+        pairs = measure({**ways, **more}, data, rounds)
     click.echo(f"load     {load_text()} after")
-    ratios = report(seconds)
+    ratios = report(pairs)
     missed = [name for name, ratio in ratios.items() if ratio.upper > LIMITS[name]]
     sys.exit(1 if missed else 0)
 
@@ -146,83 +154,54 @@ def served(
 
 def measure(
     ways: Mapping[str, Way], data: Sequence[Tree], rounds: int
-) -> dict[str, list[float]]:
-    """Mean step time of each round and way [s]."""
+) -> dict[str, list[Pair]]:
+    """Each way's pairs."""
     order = np.random.default_rng(SEED)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    pairs: dict[str, list[Pair]] = {name: [] for name in ways}
     for number in range(rounds):
         names = [name for name in ways if name != "plain" or number < PLAIN_ROUNDS]
         for name in order.permutation(names):
-            seconds[name].append(ways[name].run(data))
-    return seconds
+            is_first = order.random() < 0.5
+            both = (ways[name], ways[YARDSTICK])
+            first, second = (way.run(data) for way in both[:: 1 if is_first else -1])
+            pairs[name].append((first, second) if is_first else (second, first))
+    return pairs
 
 
-def ratio_of(way_s: Sequence[float], yardstick_s: Sequence[float]) -> Ratio:
-    """Ratio of paired rounds.
+def ratio_of(pairs: Sequence[Pair]) -> Ratio:
+    """The median of the pairs' ratios.
 
-    >>> ratio_of([2.0] * 9, [1.0] * 9)
+    >>> ratio_of([(2.0, 1.0)] * 9)
     Ratio(median=2.0, upper=2.0)
     """
-    pairs = np.divide(way_s, yardstick_s[: len(way_s)])
+    ratios = np.divide(*np.transpose(pairs))
     picks = np.random.default_rng(SEED).integers(
-        len(pairs), size=(NUM_RESAMPLES, len(pairs))
+        len(ratios), size=(NUM_RESAMPLES, len(ratios))
     )
-    medians = np.median(pairs[picks], axis=1)
-    return Ratio(float(np.median(pairs)), float(np.quantile(medians, 0.95)))
+    medians = np.median(ratios[picks], axis=1)
+    return Ratio(float(np.median(ratios)), float(np.quantile(medians, 0.95)))
 
 
-def report(seconds: Mapping[str, Sequence[float]]) -> dict[str, Ratio]:
+def report(pairs: Mapping[str, Sequence[Pair]]) -> dict[str, Ratio]:
     """Prints the table; returns the ratios that have a limit."""
-    click.echo(f"\n{'way':8} {'rounds':>6} {'median':>9} {'ratio':>7} {'95 %':>7}  limit")
+    click.echo(
+        f"\n{'way':8} {'rounds':>6} {'median':>9} {YARDSTICK:>9} {'ratio':>7} "
+        f"{'95 %':>7}  limit"
+    )
     judged = {}
-    for name, way_s in seconds.items():
-        ratio = ratio_of(way_s, seconds[YARDSTICK])
+    for name, found in pairs.items():
+        ratio = ratio_of(found)
+        way_ms, yardstick_ms = np.median(found, axis=0) * 1e3
         verdict = ""
         if name in LIMITS:
             judged[name] = ratio
             holds = "holds" if ratio.upper <= LIMITS[name] else "MISSED"
             verdict = f"{LIMITS[name]:.2f} {holds}"
         click.echo(
-            f"{name:8} {len(way_s):6} {np.median(way_s) * 1e3:6.2f} ms "
+            f"{name:8} {len(found):6} {way_ms:6.2f} ms {yardstick_ms:6.2f} ms "
             f"{ratio.median:7.4f} {ratio.upper:7.4f}  {verdict}"
         )
     return judged
-
-
-def machine_lines() -> list[str]:
-    """Machine, versions and commit, for the record."""
-    return [
-        f"machine  {processor()}, {os.cpu_count()} cores, load {load_text()} before",
-        f"python   {platform.python_version()}, jax {jax.__version__}",
-        f"commit   {commit()}",
-    ]
-
-
-def processor() -> str:
-    """The processor's model, as the system names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2] for line in lines if line.startswith("model name")]
-    return names[0].strip() if names else platform.machine()
-
-
-def commit() -> str:
-    """The commit that is checked out, and whether files differ from it."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip() or "unknown"
-
-
-def load_text() -> str:
-    """Load of the last minute: others' work makes the figures worth less."""
-    return f"{os.getloadavg()[0]:.1f}"
 
 
 if __name__ == "__main__":

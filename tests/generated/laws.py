@@ -1,7 +1,8 @@
 """Runs a case on one device and as planned, and says where the two differ."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -17,21 +18,44 @@ from tepdist.sharding import Mesh
 from .plans import random_plan
 from .programs import Case
 
+Constraints = Mapping[str, tuple[tuple[str, ...], ...]]
+
 MESHES = ("2x4", "8", "4x2", "2x2", "4", "2x3", "3", "6", "1")
 # Payloads may differ by this share, and by scalars.
 BYTES_TOLERANCE = 0.02
 SCALAR_BYTES = 64
 
 
-def plan_case(case: Case, mesh: str) -> tuple[Traced, Plan]:
+def plan_case(
+    case: Case, mesh: str, *, constraints: Constraints = MappingProxyType({})
+) -> tuple[Traced, Plan]:
     """The best plan for a case on a mesh of virtual CPU devices."""
     traced = trace(case.fn, case.args, {})
     shape = Mesh.parse(mesh)
-    cluster = parse_cluster(f"cpu:{shape.num_devices}")
     plan = compile_plan(
-        traced.read(), traced.roles, cluster, options=Options(mesh=shape, time_limit_s=10)
+        traced.read(),
+        traced.roles,
+        parse_cluster(f"cpu:{shape.num_devices}"),
+        options=Options(mesh=shape, time_limit_s=3, constraints=constraints),
     )
     return traced, plan
+
+
+def random_constraint(case: Case, mesh: str, rng: np.random.Generator) -> Constraints:
+    """Some argument sharded over some mesh axis, where an axis divides a dim."""
+    traced = trace(case.fn, case.args, {})
+    options = [
+        (role.name, tuple((name,) if at == dim else () for at in range(len(shape))))
+        for role, shape in zip(
+            traced.roles.arguments,
+            [np.shape(leaf) for leaf in traced.flatten(case.args, {})],
+            strict=True,
+        )
+        for dim, extent in enumerate(shape)
+        for name, size in Mesh.parse(mesh).axes
+        if extent % size == 0
+    ]
+    return dict([options[int(rng.integers(len(options)))]])
 
 
 def odd_plan(plan: Plan, seed: int) -> Plan:

@@ -1,5 +1,6 @@
 """Training steps and other whole programs that users write, small."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from .programs import Case
+from .programs import Case, moved
 
 BATCH, WIDTH = 16, 32
 Rng = np.random.Generator
@@ -30,23 +31,21 @@ def _mlp(params: Any, x: jax.Array) -> jax.Array:
 def _mlp_params(rng: Rng, *widths: int) -> Any:
     return [
         (_normal(rng, i, o), np.zeros(o, np.float32))
-        for i, o in zip(widths, widths[1:], strict=False)
+        for i, o in itertools.pairwise(widths)
     ]
 
 
-OPTIMISERS: Mapping[str, Callable[[], optax.GradientTransformation]] = (
-    MappingProxyType(
-        {
-            "adam": lambda: optax.adam(1e-2),
-            "adamw-clipped": lambda: optax.chain(
-                optax.clip_by_global_norm(0.5), optax.adamw(1e-2)
-            ),
-            "momentum": lambda: optax.sgd(1e-2, momentum=0.9, nesterov=True),
-            "adafactor": lambda: optax.adafactor(1e-2, min_dim_size_to_factor=8),
-            "lamb": lambda: optax.lamb(1e-2),
-            "rmsprop": lambda: optax.rmsprop(1e-2, centered=True),
-        }
-    )
+OPTIMISERS: Mapping[str, Callable[[], optax.GradientTransformation]] = MappingProxyType(
+    {
+        "adam": lambda: optax.adam(1e-2),
+        "adamw-clipped": lambda: optax.chain(
+            optax.clip_by_global_norm(0.5), optax.adamw(1e-2)
+        ),
+        "momentum": lambda: optax.sgd(1e-2, momentum=0.9, nesterov=True),
+        "adafactor": lambda: optax.adafactor(1e-2, min_dim_size_to_factor=8),
+        "lamb": lambda: optax.lamb(1e-2),
+        "rmsprop": lambda: optax.rmsprop(1e-2, centered=True),
+    }
 )
 
 
@@ -91,8 +90,7 @@ def scaled_loss_case() -> Case:
         value, slopes = jax.value_and_grad(loss)(params)
         leaves = jax.tree.leaves(slopes)
         is_finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(g)) for g in leaves]))
-        moved = jax.tree.map(lambda p, g: p - 0.1 * g / scale, params, slopes)
-        params = lax.cond(is_finite, lambda: moved, lambda: params)
+        params = lax.cond(is_finite, lambda: moved(params, slopes), lambda: params)
         return (params, jnp.where(is_finite, scale * 2, scale / 2)), value / scale
 
     state = (params, np.float32(128))
@@ -111,9 +109,8 @@ def classifier_case() -> Case:
             return -jnp.mean(scores[jnp.arange(BATCH), labels])
 
         value, slopes = jax.value_and_grad(loss)(params)
-        moved = jax.tree.map(lambda p, g: p - 0.1 * g, params, slopes)
         hits = jnp.argmax(_mlp(params, x), 1) == labels
-        return moved, (value, jnp.sum(hits))
+        return moved(params, slopes), (value, jnp.sum(hits))
 
     labels = rng.integers(0, 16, BATCH).astype(np.int32)
     args = (params, _normal(rng, BATCH, WIDTH) * 4, labels, np.uint32(7))
@@ -121,13 +118,14 @@ def classifier_case() -> Case:
 
 
 def attention_case(*, scanned: bool) -> Case:
-    """Two transformer layers with tied embedding; looped over or written out."""
+    """Transformer layers with tied embedding: two in a loop, or one written out."""
     rng = np.random.default_rng(4)
+    num_layers = 2 if scanned else 1
     heads, width, length, words = 4, 32, 8, 24
     shapes = {"qkv": (width, 3 * width), "out": (width, width)}
     shapes |= {"up": (width, 4 * width), "down": (4 * width, width)}
     layers = {
-        name: np.stack([_normal(rng, *shape) for _ in range(2)])
+        name: np.stack([_normal(rng, *shape) for _ in range(num_layers)])
         for name, shape in shapes.items()
     }
     params = {"embed": _normal(rng, words, width), "layers": layers}
@@ -149,15 +147,14 @@ def attention_case(*, scanned: bool) -> Case:
         if scanned:
             x, _ = lax.scan(jax.checkpoint(layer), x, params["layers"])
         else:
-            for index in range(2):
-                x, _ = layer(x, jax.tree.map(lambda w: w[index], params["layers"]))
+            x, _ = layer(x, jax.tree.map(lambda w: w[0], params["layers"]))
         scores = jax.nn.log_softmax(jax.nn.standardize(x) @ params["embed"].T)
         chosen = jnp.take_along_axis(scores, tokens[:, 1:, None], -1)
         return -jnp.mean(chosen)
 
     def step(params: Any, tokens: jax.Array) -> Any:
         value, slopes = jax.value_and_grad(loss)(params, tokens)
-        return jax.tree.map(lambda p, g: p - 0.1 * g, params, slopes), value
+        return moved(params, slopes), value
 
     tokens = rng.integers(0, words, (BATCH, length + 1)).astype(np.int32)
     name = "attention-scanned" if scanned else "attention"
@@ -183,9 +180,7 @@ def convolution_case() -> Case:
 
     def forward(params: Any, mean: jax.Array, x: jax.Array) -> Any:
         x = jax.nn.relu(convolve(x, params["first"], window_strides=(2, 2)))
-        x = convolve(
-            x, params["grouped"], window_strides=(1, 1), feature_group_count=2
-        )
+        x = convolve(x, params["grouped"], window_strides=(1, 1), feature_group_count=2)
         now = jnp.mean(x, (0, 1, 2))
         x = (x - now) * lax.rsqrt(jnp.var(x, (0, 1, 2)) + 1e-3) * params["scale"]
         x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
@@ -197,8 +192,7 @@ def convolution_case() -> Case:
         (value, mean), slopes = jax.value_and_grad(forward, has_aux=True)(
             params, mean, x
         )
-        moved = jax.tree.map(lambda p, g: p - 0.1 * g, params, slopes)
-        return (moved, mean), value
+        return (moved(params, slopes), mean), value
 
     images = rng.normal(size=(8, 16, 16, 3)).astype(np.float32)
     return Case("convolution", step, (state, images), 1e-3)
@@ -218,9 +212,10 @@ def experts_case() -> Case:
         gates = jax.nn.softmax(x @ params["gate"])
         chosen = jax.nn.one_hot(jnp.argmax(gates, -1), experts)
         place = jnp.cumsum(chosen, axis=0) * chosen - chosen
-        kept = chosen[..., None] * jax.nn.one_hot(
-            jnp.sum(place, -1).astype(jnp.int32), capacity
-        )[:, None]
+        kept = (
+            chosen[..., None]
+            * jax.nn.one_hot(jnp.sum(place, -1).astype(jnp.int32), capacity)[:, None]
+        )
         packed = jnp.einsum("tec,td->ecd", kept, x)
         hidden = jax.nn.relu(jnp.einsum("ecd,edf->ecf", packed, params["up"]))
         made = jnp.einsum("ecf,efd->ecd", hidden, params["down"])
@@ -229,7 +224,7 @@ def experts_case() -> Case:
 
     def step(params: Any, x: jax.Array) -> Any:
         value, slopes = jax.value_and_grad(loss)(params, x)
-        return jax.tree.map(lambda p, g: p - 0.1 * g, params, slopes), value
+        return moved(params, slopes), value
 
     return Case("experts", step, (params, _normal(rng, BATCH, WIDTH) * 4), 1e-3)
 
@@ -251,7 +246,7 @@ def custom_gradient_case() -> Case:
 
     def step(weight: jax.Array, x: jax.Array) -> Any:
         value, slope = jax.value_and_grad(loss)(weight, x)
-        return weight - 0.1 * slope, value
+        return moved(weight, slope), value
 
     args = (_normal(rng, WIDTH, WIDTH), _normal(rng, BATCH, WIDTH) * 4)
     return Case("custom-gradient", step, args, 1e-3)
@@ -281,7 +276,7 @@ def recurrent_case() -> Case:
 
         zeros = jax.tree.map(jnp.zeros_like, params)
         total, values = lax.scan(add, zeros, x)
-        return jax.tree.map(lambda p, g: p - 0.1 * g, params, total), jnp.mean(values)
+        return moved(params, total), jnp.mean(values)
 
     return Case("recurrent", step, (params, _normal(rng, 4, 6, 8, 8) * 3), 1e-3)
 
@@ -298,7 +293,9 @@ def plain_cases() -> Iterator[Case]:
     yield Case("unchanged", lambda s, x: ({**s, "b": s["b"] + x}, x.sum()), (
         {"a": matrix, "b": ones}, ones
     ))  # fmt: skip
-    yield Case("swapped", lambda s, x: ((s[1], s[0]), x.sum()), ((matrix, matrix + 1), ones))
+    yield Case(
+        "swapped", lambda s, x: ((s[1], s[0]), x.sum()), ((matrix, matrix + 1), ones)
+    )
     yield Case("empty", lambda x: (x[:0], x[:, :0] @ x.T[:0]), (matrix,))
     yield Case("integers", lambda x: (x @ x.T, x // 3, x % 5, x << 1), (
         rng.integers(-9, 9, (8, 8)).astype(np.int32),
@@ -311,9 +308,11 @@ def plain_cases() -> Iterator[Case]:
     ))  # fmt: skip
     half = matrix.astype(jnp.bfloat16)
     yield Case("half", lambda x: (x @ x.T, x.astype(jnp.float16)), (half,), 2e-2)
-    yield Case("key", lambda k, x: (jax.random.split(k)[0], x + jax.random.normal(k, x.shape)), (
-        jax.random.key(3), matrix
-    ))  # fmt: skip
+    yield Case("key", _split_and_draw, (jax.random.key(3), matrix))
+
+
+def _split_and_draw(key: jax.Array, x: jax.Array) -> Any:
+    return jax.random.split(key)[0], x + jax.random.normal(key, x.shape)
 
 
 def all_cases() -> tuple[Case, ...]:

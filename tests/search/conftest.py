@@ -79,7 +79,9 @@ def build_space(
     pricing = Pricing(parse_cluster(cluster or f"cpu:{mesh.num_devices}"), mesh)
     problem = Builder(structure, pricing, wanted or {}).build()
     empty = tuple(np.zeros((len(costs), 0)) for costs in problem.network.unary)
-    network = Network(problem.network.unary, problem.network.binary, empty, np.zeros(0), np.zeros(0))
+    network = Network(
+        problem.network.unary, problem.network.binary, empty, np.zeros(0), np.zeros(0)
+    )
     return Space(program, structure, problem, MemoryModel(structure, problem), network)
 
 

@@ -126,6 +126,31 @@ def test_bytes_that_are_no_program(raw: Raw, module: bytes):
     assert len(str(refused.value).splitlines()) <= 3
 
 
+def test_bytes_that_end_the_compiler_leave_the_server_and_its_sessions(
+    raw: Raw, server: Server
+):
+    (w,) = raw.put(np.ones(4, np.float32))
+    with pytest.raises(errors.ProgramError, match="the compiler died"):
+        raw.submit(nested(5000))
+    program = raw.submit(exported(), roles=roles()).program_id
+    response = raw.step(program, w, np.ones((8, 4), np.float32))
+    assert raw.fetch(response.results[1])[0] == 32
+    with open_session(server) as other:
+        assert other.fetch(other.put(np.arange(3))).tolist() == [0, 1, 2]
+
+
+def nested(depth: int) -> bytes:
+    """Branches in branches; at some thousands MLIR's parser overflows its stack."""
+    branches = '%r = "stablehlo.case"(%p) ({' * depth
+    ends = "stablehlo.return %r : tensor<f32> }) : (tensor<i32>) -> tensor<f32> "
+    return f"""
+func.func @main(%p: tensor<i32>, %x: tensor<f32>) -> tensor<f32> {{
+  {branches} %r = stablehlo.sine %x : tensor<f32> {ends * depth}
+  return %r : tensor<f32>
+}}
+""".encode()
+
+
 @pytest.mark.parametrize("target", ["xla_python_cpu_callback", "my_plugin"])
 def test_custom_calls_that_lead_out_of_the_compiler(raw: Raw, target: str):
     with pytest.raises(errors.ProgramError, match=target):

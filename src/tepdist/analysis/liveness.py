@@ -269,10 +269,10 @@ def _settle_regions(program: Program, is_buffer: NDArray[np.bool_]) -> None:
     for op in program.ops:
         for region in op.regions:
             is_buffer[list(region.arguments)] = False
-            if len(region.yields) == len(op.results):
-                for value in region.yields:
-                    if program.values[value].producer != op.index:
-                        is_buffer[value] = False
+        for region in op.result_regions:
+            for value in region.yields:
+                if program.values[value].producer != op.index:
+                    is_buffer[value] = False
 
 
 def state_arguments(program: Program, roles: Roles) -> tuple[int, ...]:

@@ -193,17 +193,24 @@ def _slots(program: Program, op: Op, trips: int) -> Iterator[Node]:
             inputs.append(op.operands[position])
         if op.kind == "stablehlo.while":
             outputs += [region.arguments[position] for region in op.regions]
-        for region in op.regions:
-            if len(region.yields) == len(op.results):  # not a while's condition
-                inputs.append(region.yields[position])
+        inputs += [region.yields[position] for region in op.result_regions]
         yield _held(
             program,
             tuple(outputs),
             tuple(inputs),
             trips=trips,
-            inner_trips=trips * _turns(op),
+            inner_trips=trips if _is_kept(op, position) else trips * _turns(op),
             pointwise=op.kind == BARRIER,
         )
+
+
+def _is_kept(op: Op, position: int) -> bool:
+    """Whether a loop carries a value unchanged: XLA then reshards it before it."""
+    return any(
+        region.yields[position] == region.arguments[position]
+        for region in op.result_regions
+        if region.arguments
+    )
 
 
 def _op_node(program: Program, op: Op, trips: int) -> Node:

@@ -18,6 +18,7 @@ from tepdist.runtime.local import Executable
 
 Tree: TypeAlias = Any
 
+
 class CompiledCall:
     """Calls of one shape.
 
@@ -157,7 +158,7 @@ class CompiledCall:
 
 
 def _is_plainly(value: Any, leaf: Leaf) -> bool:
-    """Whether this is a numpy array just like the leaf; says no to whatever takes longer to see."""
+    """Whether this is a numpy array just like the leaf; no if that is hard to see."""
     return (
         type(value) is np.ndarray
         and not leaf.weak

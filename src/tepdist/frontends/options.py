@@ -164,6 +164,11 @@ def read_constraints(
     Raises:
         OptionsError: naming the pattern whose sharding is not readable.
     """
+    if not isinstance(constraints, Mapping):
+        raise OptionsError(
+            f"constraints are a {type(constraints).__name__}, not a mapping",
+            hint='write {"params/*/w1": (None, "model")}',
+        )
     return {pattern: _dims(pattern, dims) for pattern, dims in constraints.items()}
 
 
@@ -193,7 +198,7 @@ def _unknown(name: str, known: tuple[str, ...]) -> OptionsError:
 
 def _dims(pattern: str, dims: UserDims) -> tuple[tuple[str, ...], ...]:
     parsed: list[tuple[str, ...]] = []
-    for axes in [dims] if isinstance(dims, str) else dims:
+    for axes in [dims] if dims is None or isinstance(dims, str) else dims:
         match axes:
             case None:
                 parsed.append(())

@@ -215,9 +215,7 @@ class _Annotator:
             for value, argument in zip(region.arguments, block.arguments, strict=True):
                 self._state_value(value, argument, first)
 
-    def _state_value(
-        self, value: int, given: ir.Value, place: ir.InsertionPoint
-    ) -> None:
+    def _state_value(self, value: int, given: Value, place: ir.InsertionPoint) -> None:
         described = self._program.values[value]
         if not described.shape or described.dtype == TOKEN:
             return
@@ -232,11 +230,13 @@ class _Annotator:
     def _state_yields(self, index: int, operation: ir.Operation) -> None:
         """A region hands its values out in the sharding of the op's results."""
         op = self._program.ops[index]
-        for region, block in zip(op.regions, operation.regions, strict=False):
-            if len(region.yields) != len(op.results):
-                continue  # the condition of a while
-            wanted = [self._stage.values[result] for result in op.results]
-            self._state_terminator(block.blocks[0], region.yields, wanted)
+        wanted = [self._stage.values[result] for result in op.results]
+        blocks = [region.blocks[0] for region in operation.regions]
+        yielding = op.result_regions
+        for region, block in zip(
+            yielding, blocks[len(blocks) - len(yielding) :], strict=True
+        ):
+            self._state_terminator(block, region.yields, wanted)
 
     def _state_terminator(
         self, block: ir.Block, values: Sequence[int], wanted: Sequence[Sharding]
@@ -301,7 +301,7 @@ def _closed(dims: Sequence[Sequence[ir.Attribute]]) -> ir.Attribute:
     )
 
 
-def _block_of(value: ir.Value) -> ir.Block:
+def _block_of(value: Value) -> ir.Block:
     """The block in which a value is defined."""
     owner = value.owner
     return owner if isinstance(owner, ir.Block) else owner.operation.block
@@ -310,7 +310,11 @@ def _block_of(value: ir.Value) -> ir.Block:
 def _ancestor(operation: ir.Operation, block: ir.Block) -> ir.Operation:
     """The op of this block that another is, or lies in."""
     while operation.block != block:
-        operation = operation.parent.operation
+        parent = operation.parent
+        assert parent is not None, (
+            "readers lie in the block of what they read, or deeper"
+        )
+        operation = parent.operation
     return operation
 
 

@@ -108,10 +108,12 @@ def _find(plan: Plan, name: str) -> tuple[int, Role | None]:
     known = [argument.name for argument in roles.arguments]
     known += [result.name for result in roles.results]
     known += [value.name for value in program.values]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, set(known), n=3, cutoff=0.5)
     raise OptionsError(
         f"the plan has no argument, result or value named {name!r}",
-        hint=f"did you mean {', '.join(near)}?" if near else None,
+        hint=f"did you mean {', '.join(near)}?"
+        if near
+        else "names are listed by 'tepdist plan --json'",
     )
 
 

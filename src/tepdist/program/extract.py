@@ -13,6 +13,7 @@ from tepdist.program.normalise import main_function, name_stack
 from tepdist.program.rules import (
     RULE_ATTRIBUTE,
     block_uneven,
+    block_windows,
     own_rule,
     shardy_rule,
 )
@@ -20,6 +21,7 @@ from tepdist.program.signature import Signatures, single_op
 
 ADD_RULES = "func.func(sdy-populate-op-sharding-rules)"
 PLANNED = frozenset({"stablehlo.while", "stablehlo.case", "stablehlo.if"})
+CONVOLUTION = "stablehlo.convolution"
 COMBINING = frozenset(
     {
         "stablehlo.all_reduce",
@@ -147,7 +149,10 @@ class _Builder:
             num_operands = len(op.operands)
             if RULE_ATTRIBUTE in op.attributes:
                 rule = shardy_rule(op.attributes[RULE_ATTRIBUTE])
-                self.rules[signature] = block_uneven(rule, shapes)
+                rule = block_uneven(rule, shapes)
+                if op.name == CONVOLUTION:
+                    rule = block_windows(rule, op)
+                self.rules[signature] = rule
             else:
                 self.rules[signature] = own_rule(
                     op.name, shapes[:num_operands], shapes[num_operands:]

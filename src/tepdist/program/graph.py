@@ -127,6 +127,11 @@ class Op:
     trips: int | None = None
     reducer: str | None = None
 
+    @property
+    def result_regions(self) -> tuple[Region, ...]:
+        """The regions that yield the op's results: all but a while's condition."""
+        return self.regions[1:] if self.kind == "stablehlo.while" else self.regions
+
 
 @dataclass(frozen=True, slots=True)
 class Program:

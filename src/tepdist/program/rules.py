@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from jaxlib.mlir import ir
-from jaxlib.mlir.dialects import sdy
+from jaxlib.mlir.dialects import sdy, stablehlo
 
 from tepdist.program.graph import Rule
 
@@ -47,8 +47,10 @@ def block_uneven(rule: Rule, shapes: Shapes) -> Rule:
     """The rule with every factor blocked that does not make up its dims.
 
     Shardy gives both sides of a slice or pad one factor, of the larger extent, and
-    some windows a factor of size 1. Afterwards the factors of a dim multiply to its
-    extent unless they are blocked.
+    some windows a factor of size 1. Where the two sides of a reshape have no common
+    cut, it gives each a factor of its own: to shard the operand's is to gather it.
+    Afterwards the factors of a dim multiply to its extent unless they are blocked, and
+    what an operand has more than the results is reduced unless it is blocked.
 
     Args:
         rule: As Shardy states it.
@@ -61,7 +63,38 @@ def block_uneven(rule: Rule, shapes: Shapes) -> Rule:
         if math.prod(rule.sizes[factor] for factor in factors) != extent
         for factor in factors
     }
+    uneven |= _factors(rule.operands) - _factors(rule.results) - rule.reduction
     return replace(rule, blocked=rule.blocked | uneven) if uneven else rule
+
+
+def _factors(tensors: Sequence[tuple[tuple[int, ...], ...]]) -> set[int]:
+    return {factor for tensor in tensors for factors in tensor for factor in factors}
+
+
+def block_windows(rule: Rule, op: ir.Operation) -> Rule:
+    """The rule of a convolution, as far as XLA's partitioner follows it well.
+
+    Along a window it exchanges halos, which nothing prices. It gathers the operands of
+    one with feature groups, unless each channel is one; and one with batch groups (the
+    gradient of such a kernel) comes out wrong, summed over devices of mesh axes that
+    it is not sharded over (jaxlib 0.10.2 and 0.12.0.1, 2026-11).
+    """
+    kernel = ir.RankedTensorType(op.operands[1].type).shape
+    dims = stablehlo.ConvDimensionNumbers(op.attributes["dimension_numbers"])
+    feature_groups = ir.IntegerAttr(op.attributes["feature_group_count"]).value
+    batch_groups = ir.IntegerAttr(op.attributes["batch_group_count"]).value
+    is_grouped = feature_groups > 1 and kernel[dims.kernel_input_feature_dimension] > 1
+    if batch_groups > 1 or is_grouped:
+        return replace(rule, blocked=frozenset(range(len(rule.sizes))))
+    blocked = {
+        factor
+        for dim, window in zip(
+            dims.input_spatial_dimensions, dims.kernel_spatial_dimensions, strict=True
+        )
+        if kernel[window] > 1
+        for factor in rule.operands[0][dim] + rule.operands[1][window]
+    }
+    return replace(rule, blocked=rule.blocked | blocked)
 
 
 def _per_operand(operands: Shapes, results: Shapes) -> Rule:

@@ -64,8 +64,13 @@ class Executable:
         placed: jax.Array = jax.device_put(array, self.argument_shardings[index])
         return placed
 
-    def __call__(self, arguments: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
-        """Starts one step and returns at once; donated arguments are consumed."""
+    def __call__(self, arguments: Sequence[ArrayLike]) -> tuple[jax.Array, ...]:
+        """Starts one step and returns at once; donated arguments are consumed.
+
+        Args:
+            arguments: Arrays where `argument_shardings` says; host arrays of the
+                program's dtypes may stand for arguments that are not donated.
+        """
         return tuple(self._compiled(*arguments))
 
     def hlo_text(self) -> list[str]:

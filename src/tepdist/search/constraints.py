@@ -51,7 +51,14 @@ def wanted_shardings(
         value = program.values[index]
         where = f"constraint {pattern!r}, value {value.name}"
         try:
-            sharding = Sharding(constraints[pattern])
+            dims, rank = constraints[pattern], len(value.shape)
+            if len(dims) > rank:
+                raise OptionsError(
+                    f"a sharding of {len(dims)} dims for a tensor of {rank}",
+                    where=where,
+                    hint="give at most one entry for each dim; the rest stay whole",
+                )
+            sharding = Sharding(dims + ((),) * (rank - len(dims)))
             missing = set(sharding.axes) - set(mesh.names)
             if missing:
                 raise OptionsError(

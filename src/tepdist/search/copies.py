@@ -4,7 +4,7 @@ A value that is read in a sharding that needs communication exists twice while i
 read: the copies that several readers share exist from the first to the last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ class Copies:
             target[kind],
         )
         self._width = widths[self._target]
+        self._num_values = widths.tolist()
         self._value, self._position = links.value, links.position
         self._bytes = np.concatenate([*(b.ravel() for b, _ in tables), np.zeros(1)])
         self._sharding = np.concatenate(
@@ -84,6 +85,41 @@ class Copies:
             local = max(float(self._bytes[index[link]]) for link in needed)
             found.append((local, tuple(sorted(deciding))))
         return found
+
+    def read_at(self, time: int, *, spanning: bool) -> Iterator[tuple[int, int, Array]]:
+        """Copies at a position: who decides, and bytes for each pair of strategies.
+
+        Those that are read there, of several reads of one value one: no more than
+        exist.
+
+        Args:
+            time: Position.
+            spanning: Whether those that are read before and after count too, half
+                for the last read before and half for the first after.
+        """
+        shares: dict[int, float] = {}
+        here = np.flatnonzero(self._position == time)
+        read, first = np.unique(self._value[here], return_index=True)
+        shares.update(dict.fromkeys(here[first].tolist(), 1.0))
+        if spanning:
+            before = self._nearest(self._position < time, sign=-1)
+            after = self._nearest(self._position > time, sign=1)
+            for value in before.keys() & after.keys() - set(read.tolist()):
+                shares.update({before[value]: 0.5, after[value]: 0.5})
+        for link, share in shares.items():
+            source, target = int(self._source[link]), int(self._target[link])
+            begin, width = int(self._offset[link]), int(self._width[link])
+            end = begin + width * self._num_values[source]
+            table = self._bytes[begin:end].reshape(-1, width)
+            if table.any():
+                yield source, target, share * table
+
+    def _nearest(self, among: NDArray[np.bool_], *, sign: int) -> dict[int, int]:
+        """For each value its read of least position, or of most if the sign is -1."""
+        links = np.flatnonzero(among)
+        links = links[np.argsort(sign * self._position[links], kind="stable")]
+        values, first = np.unique(self._value[links], return_index=True)
+        return dict(zip(values.tolist(), links[first].tolist(), strict=True))
 
     def _table(
         self, structure: Structure, problem: Problem, kind: LinkKind

@@ -63,14 +63,13 @@ def decode(
                     program.ops[op], member, strategy, mesh=mesh
                 )
             operands[op] = known[variable, position]
-    replaced = {result: argument for argument, result in structure.next_values.items()}
     return Decoded(
         values=tuple(values),
         operands=tuple(
             _operands(op, operands, values, program=program, replicated=replicated)
             for op in program.ops
         ),
-        results=tuple(values[replaced.get(value, value)] for value in program.results),
+        results=tuple(values[value] for value in structure.lies_as),
     )
 
 

@@ -5,10 +5,8 @@ far. Any prices give a lower bound (Lagrange); raising them until the answer fit
 lowering them again, closes in on the best answer that fits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from tepdist.search.network import Array, Network
 
@@ -16,11 +14,12 @@ from tepdist.search.network import Array, Network
 Solve = Callable[[Network, Sequence[int]], tuple[tuple[int, ...], float | None]]
 # assignment -> bytes at each position in time
 Profile = Callable[[Sequence[int]], Array]
-# times -> usage of each value of each variable at these times
-Usages = Callable[[Sequence[int]], tuple[Array, ...]]
+# price of a byte at each of some times -> the network with memory priced in
+Price = Callable[[Mapping[int, float]], Network]
 
 _RAISES = 16  # by four each: at the last, memory is all that counts
 _REFINEMENTS = 6
+_MAX_ALIKE = 6  # raises that change nothing; the price has grown by 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +48,30 @@ class LimitedSearch:
         solve: Solve,
         *,
         profile: Profile,
-        usages: Usages,
+        price: Price,
+        price_more: Price,
         limit: float,
     ) -> None:
+        """Prepares a search.
+
+        Args:
+            network: Costs, no limits.
+            solve: Finds a good or the best assignment of a network.
+            profile: Memory of an assignment.
+            price: Prices no more bytes than are in use: gives lower bounds.
+            price_more: Prices what may be in use too: tried where nothing fits.
+            limit: Of the memory at any time [B].
+        """
         self._network = network
         self._solve = solve
         self._profile = profile
-        self._usages = usages
+        self._price = price
+        self._price_more = price_more
         self._limit = limit
         self._times: list[int] = []
-        self._table: tuple[Array, ...] = ()
         self._best: Outcome | None = None
         self._bound: float | None = None
+        self._is_exact = True
 
     def run(self, start: Sequence[int], *, out_of_time: Callable[[], bool]) -> Outcome:
         """The best assignment within the limit that was found.
@@ -69,24 +80,33 @@ class LimitedSearch:
             start: Any assignment.
             out_of_time: Asked between solves.
         """
-        outcome = self._try(self._network, start, np.zeros(0))
-        if outcome.peak <= self._limit:
-            return outcome
-        price = outcome.cost / self._limit / 16
-        low, high = 0.0, price
+        first = self._try(self._network, start, {})
+        if first.peak <= self._limit:
+            return first
+        best = self._raise(first, out_of_time=out_of_time)
+        if best.peak > self._limit and not out_of_time():
+            self._is_exact = False
+            best = self._raise(best, out_of_time=out_of_time)
+        return Outcome(best.assignment, best.cost, best.peak, self._bound)
+
+    def _raise(self, outcome: Outcome, *, out_of_time: Callable[[], bool]) -> Outcome:
+        """The best so far, the price raised until an answer fits or none will."""
+        low = price = outcome.cost / self._limit / 16
+        num_alike = 0
         for _ in range(_RAISES):
-            outcome = self._at(price, outcome.assignment)
+            before, num_times = outcome.assignment, len(self._times)
+            outcome = self._at(price, before)
             if outcome.peak <= self._limit:
-                high = price
+                start = outcome.assignment
+                self._refine(low, price, start, out_of_time=out_of_time)
                 break
-            if out_of_time():
+            is_alike = outcome.assignment == before and len(self._times) == num_times
+            num_alike = num_alike + 1 if is_alike else 0
+            if num_alike == _MAX_ALIKE or out_of_time():
                 break
             low, price = price, price * 4
-        if outcome.peak <= self._limit:
-            self._refine(low, high, outcome.assignment, out_of_time=out_of_time)
         assert self._best is not None
-        best = self._best
-        return Outcome(best.assignment, best.cost, best.peak, self._bound)
+        return self._best
 
     def _refine(
         self,
@@ -108,23 +128,16 @@ class LimitedSearch:
 
     def _at(self, price: float, start: Sequence[int]) -> Outcome:
         """The answer with every known time priced equally."""
-        count = len(self._times)
-        multipliers = np.full(count, price / count)
-        network = Network(
-            self._network.unary,
-            self._network.binary,
-            self._table,
-            np.full(count, self._limit),
-            np.zeros(count),
-        )
-        return self._try(network.priced(multipliers), start, multipliers)
+        prices = dict.fromkeys(self._times, price / len(self._times))
+        priced = self._price if self._is_exact else self._price_more
+        return self._try(priced(prices), start, prices)
 
     def _try(
-        self, network: Network, start: Sequence[int], multipliers: Array
+        self, network: Network, start: Sequence[int], prices: Mapping[int, float]
     ) -> Outcome:
         assignment, bound = self._solve(network, start)
-        if bound is not None:
-            bound -= float(multipliers.sum()) * self._limit
+        if bound is not None and self._is_exact:
+            bound -= sum(prices.values()) * self._limit
             self._bound = bound if self._bound is None else max(bound, self._bound)
         profile = self._profile(assignment)
         outcome = Outcome(
@@ -142,7 +155,6 @@ class LimitedSearch:
         worst = int(profile.argmax())
         if profile[worst] > self._limit and worst not in self._times:
             self._times.append(worst)
-            self._table = self._usages(self._times)
 
     def _keep(self, outcome: Outcome) -> None:
         best = self._best

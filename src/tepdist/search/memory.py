@@ -1,13 +1,13 @@
 """Memory of an assignment over time, and at the few times that the solver sees."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tepdist.search.copies import Copies
-from tepdist.search.network import Array
+from tepdist.search.network import Array, Network
 from tepdist.search.problem import Problem
 from tepdist.search.structure import Structure
 
@@ -83,6 +83,35 @@ class MemoryModel:
         return self._timeline(self._buffers.bytes_ / shards[self._buffers.kind]) + (
             self._buffers.fixed
         )
+
+    def priced(
+        self, network: Network, prices: Mapping[int, float], *, spanning: bool
+    ) -> Network:
+        """A network with what is in memory at some times priced into its costs.
+
+        Args:
+            network: Of the problem.
+            prices: Position to the price of a byte in use there.
+            spanning: Whether to price copies that are read before and after such a
+                time too, which exist only if both readers want the same.
+        """
+        times = list(prices)
+        multipliers = np.array(list(prices.values()))
+        unary = [
+            costs + usage @ multipliers
+            for costs, usage in zip(network.unary, self.usages(times), strict=True)
+        ]
+        binary = dict(network.binary)
+        for time, price in prices.items():
+            for i, j, bytes_ in self._copies.read_at(time, spanning=spanning):
+                if i == j:
+                    unary[i] = unary[i] + price * bytes_.diagonal()
+                    continue
+                pair, table = ((i, j), bytes_) if i < j else ((j, i), bytes_.T)
+                known = binary.get(pair)
+                added = price * table
+                binary[pair] = added if known is None else known + added
+        return replace(network, unary=tuple(unary), binary=binary)
 
     def usages(self, times: Sequence[int]) -> tuple[Array, ...]:
         """Usage of each value of each variable at these times [B]."""

@@ -192,6 +192,8 @@ def reductions(
 ) -> list[tuple[str, float, tuple[str, ...]]]:
     """Collectives that make a group's partial results whole: kind, payload, axes.
 
+    XLA's partitioner sums over the axes of one factor at a time.
+
     Args:
         strategy: Of the group.
         reduction: Its reduced factors.
@@ -207,8 +209,8 @@ def reductions(
     found = []
     names = mesh.names
     payload = local_bytes
-    if summed:
-        axes = tuple(names[axis] for axis in summed)
+    for factor in dict.fromkeys(strategy.before[axis] for axis in summed):
+        axes = tuple(names[axis] for axis in summed if strategy.before[axis] == factor)
         found.append(("all_reduce", payload, axes))
     for axis in scattered:
         payload *= mesh.shape[axis]

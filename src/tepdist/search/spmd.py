@@ -176,7 +176,8 @@ def _first_answer(
         network,
         improve,
         profile=memory.profile,
-        usages=memory.usages,
+        price=lambda prices: memory.priced(network, prices, spanning=False),
+        price_more=lambda prices: memory.priced(network, prices, spanning=True),
         limit=limit,
     )
     outcome = search.run(start, out_of_time=lambda: False)
@@ -224,7 +225,8 @@ def _solve_exactly(
         network,
         exactly,
         profile=memory.profile,
-        usages=memory.usages,
+        price=lambda prices: memory.priced(network, prices, spanning=False),
+        price_more=lambda prices: memory.priced(network, prices, spanning=True),
         limit=limit,
     )
     start = candidate.outcome

@@ -86,6 +86,8 @@ class Structure:
     Attributes:
         program: What is planned.
         next_values: Each state argument's value to the result that replaces it.
+        lies_as: For each result the value whose sharding it takes: the argument that
+            it replaces, else itself.
         phases: Phase of each op.
         liveness: When its buffers exist.
         nodes: Its nodes.
@@ -101,6 +103,7 @@ class Structure:
 
     program: Program
     next_values: Mapping[int, int]
+    lies_as: tuple[int, ...]
     phases: tuple[Phase, ...]
     liveness: Liveness
     nodes: tuple[Node, ...]
@@ -147,6 +150,7 @@ def build_structure(
     return Structure(
         program=program,
         next_values=next_values,
+        lies_as=_lies_as(program, roles),
         phases=phases,
         liveness=liveness,
         nodes=nodes,
@@ -164,14 +168,26 @@ def build_structure(
 
 
 def _next_values(program: Program, roles: Roles) -> dict[int, int]:
-    value_of = {
-        role.name: value
-        for role, value in zip(roles.arguments, program.arguments, strict=True)
-    }
+    value_of = _argument_values(program, roles)
     return {
         value_of[role.replaces]: value
         for role, value in zip(roles.results, program.results, strict=True)
         if role.replaces is not None
+    }
+
+
+def _lies_as(program: Program, roles: Roles) -> tuple[int, ...]:
+    value_of = _argument_values(program, roles)
+    return tuple(
+        value if role.replaces is None else value_of[role.replaces]
+        for role, value in zip(roles.results, program.results, strict=True)
+    )
+
+
+def _argument_values(program: Program, roles: Roles) -> dict[str, int]:
+    return {
+        role.name: value
+        for role, value in zip(roles.arguments, program.arguments, strict=True)
     }
 
 

@@ -229,7 +229,7 @@ class Session:
         header = pb.StepHeader(
             session_id=self._id, program_id=program_id, release=self._drained()
         )
-        response = self._connection.send("Step", messages.step(header, sent))
+        response = self._connection.step(messages.step(header, sent))
         return response.step, list(response.results)
 
     def run_init(

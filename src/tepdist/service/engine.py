@@ -103,7 +103,9 @@ class Engine:
             TepdistError: whatever is wrong with it.
         """
         program, roles = _read(module, roles, name)
-        plan = compile_plan(program, roles, self.cluster, options=options, progress=progress)
+        plan = compile_plan(
+            program, roles, self.cluster, options=options, progress=progress
+        )
         progress("compile", 0.0)
         executable = _compiled(lambda: Executable(plan, self.devices))
         progress("compile", 1.0)
@@ -156,7 +158,7 @@ class Engine:
 
 
 def _read(module: bytes, roles: Roles | None, name: str) -> tuple[Program, Roles]:
-    program, found = read_program(module, name=name)
+    program, found = read_program(module, name=name, isolated=True)
     foreign = [
         target
         for target in custom_call_targets(program)

@@ -24,7 +24,7 @@ class Runnable(Protocol):
 
     def put(self, index: int, host_array: ArrayLike) -> jax.Array: ...
 
-    def __call__(self, arguments: Sequence[jax.Array]) -> tuple[jax.Array, ...]: ...
+    def __call__(self, arguments: Sequence[ArrayLike]) -> tuple[jax.Array, ...]: ...
 
     def hlo_text(self) -> list[str]: ...
 
@@ -57,6 +57,10 @@ class LoadedProgram:
         executable: Compiled.
         num_steps: Steps started so far.
         under_way: (step, a result to watch) of steps not yet seen to end.
+        consumed: Positions of the arguments that a step consumes.
+        watched_result: The smallest result that no later step consumes.
+        seen: For each argument a sharding that needs no moving, to be known again at
+            a glance.
     """
 
     name: str
@@ -67,16 +71,21 @@ class LoadedProgram:
     executable: Runnable
     num_steps: int = 0
     under_way: deque[tuple[int, jax.Array]] = field(default_factory=deque)
+    consumed: tuple[int, ...] = field(init=False)
+    watched_result: int | None = field(init=False)
+    seen: list[Sharding] = field(init=False)
 
-    @property
-    def watched_result(self) -> int | None:
-        """The smallest result that no later step consumes."""
+    def __post_init__(self) -> None:
+        self.consumed = tuple(
+            index for index, (role, _) in enumerate(self.arguments) if role.donated
+        )
         loose = [
             (spec.bytes_, index)
             for index, (role, spec) in enumerate(self.results)
             if role.replaces is None
         ]
-        return min(loose)[1] if loose else None
+        self.watched_result = min(loose)[1] if loose else None
+        self.seen = list(self.executable.argument_shardings)
 
 
 ClientSession = Session[HeldTensor, LoadedProgram]

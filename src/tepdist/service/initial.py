@@ -63,7 +63,7 @@ class InitExecutable:
         placed: jax.Array = jax.device_put(array, self.argument_shardings[index])
         return placed
 
-    def __call__(self, arguments: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+    def __call__(self, arguments: Sequence[ArrayLike]) -> tuple[jax.Array, ...]:
         """Starts the program and returns at once."""
         return tuple(self._compiled(*arguments))
 

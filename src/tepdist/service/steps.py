@@ -54,7 +54,7 @@ class DeviceQueue:
         """
         with session.lock, jax.enable_x64():
             raise_failures(session)
-            _check_handles(session, program, arguments)
+            _check_arguments(session, program, arguments)
             placed = [
                 _place(session, program, position=position, argument=argument)
                 for position, argument in enumerate(arguments)
@@ -126,23 +126,31 @@ def _place(
     *,
     position: int,
     argument: int | np.ndarray,
-) -> jax.Array:
-    """One argument on the devices, where the program wants it."""
+) -> np.ndarray | jax.Array:
+    """One argument as the executable may take it.
+
+    What came with the step is left to the executable's own dispatch to place.
+    """
     if isinstance(argument, np.ndarray):
-        return program.executable.put(position, argument)
+        is_consumed = position in program.consumed
+        return program.executable.put(position, argument) if is_consumed else argument
     held = session.tensors.get(argument)
     if isinstance(held.array, np.ndarray):
         array = program.executable.put(position, held.array)
         session.tensors.replace(argument, HeldTensor(array, held.spec))
         return array
+    sharding = held.array.sharding
+    if sharding is program.seen[position]:
+        return held.array
     wanted = program.executable.argument_shardings[position]
-    if held.array.sharding.is_equivalent_to(wanted, held.array.ndim):
+    if sharding.is_equivalent_to(wanted, held.array.ndim):
+        program.seen[position] = sharding
         return held.array
     moved: jax.Array = jax.device_put(held.array, wanted)
     return moved
 
 
-def _check_handles(
+def _check_arguments(
     session: ClientSession,
     program: LoadedProgram,
     arguments: Sequence[int | np.ndarray],
@@ -175,6 +183,6 @@ def _consumed(
 ) -> list[int]:
     return [
         argument
-        for (role, _), argument in zip(program.arguments, arguments, strict=True)
-        if role.donated and not isinstance(argument, np.ndarray)
+        for position in program.consumed
+        if not isinstance(argument := arguments[position], np.ndarray)
     ]

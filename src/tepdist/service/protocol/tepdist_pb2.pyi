@@ -309,16 +309,18 @@ class Argument(_message.Message):
     def __init__(self, handle: _Optional[int] = ..., tensor: _Optional[_Union[TensorSpec, _Mapping]] = ...) -> None: ...
 
 class StepHeader(_message.Message):
-    __slots__ = ("session_id", "program_id", "arguments", "release")
+    __slots__ = ("session_id", "program_id", "arguments", "release", "chunks")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     PROGRAM_ID_FIELD_NUMBER: _ClassVar[int]
     ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     program_id: int
     arguments: _containers.RepeatedCompositeFieldContainer[Argument]
     release: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, session_id: _Optional[str] = ..., program_id: _Optional[int] = ..., arguments: _Optional[_Iterable[_Union[Argument, _Mapping]]] = ..., release: _Optional[_Iterable[int]] = ...) -> None: ...
+    chunks: _containers.RepeatedCompositeFieldContainer[TensorChunk]
+    def __init__(self, session_id: _Optional[str] = ..., program_id: _Optional[int] = ..., arguments: _Optional[_Iterable[_Union[Argument, _Mapping]]] = ..., release: _Optional[_Iterable[int]] = ..., chunks: _Optional[_Iterable[_Union[TensorChunk, _Mapping]]] = ...) -> None: ...
 
 class StepRequest(_message.Message):
     __slots__ = ("header", "chunk")

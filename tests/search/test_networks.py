@@ -1,0 +1,212 @@
+"""Networks: descent, the solver and the search within limits against brute force."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+
+from tepdist.search.descent import Descent
+from tepdist.search.limited import LimitedSearch
+from tepdist.search.network import Network
+from tepdist.search.solver import solve, solve_within
+
+SEEDS = range(40)
+NUM_TIMES = 3
+
+
+def network(seed: int, *, num_variables: int = 6) -> Network:
+    """Random costs over a few orders of magnitude, usages, and limits that bind."""
+    random = np.random.default_rng(seed)
+    sizes = random.integers(1, 5, size=num_variables)
+    scale = 10.0 ** random.integers(-9, 1)
+    unary = tuple(scale * random.random(size) for size in sizes)
+    binary = {
+        (i, j): scale * random.random((sizes[i], sizes[j])) * random.integers(0, 3)
+        for i, j in itertools.combinations(range(num_variables), 2)
+        if random.random() < 0.6
+    }
+    usages = tuple(
+        random.integers(0, 50, size=(size, NUM_TIMES)).astype(float) for size in sizes
+    )
+    limits = sum(usage.mean(axis=0) for usage in usages)
+    return Network(unary, binary, usages, limits, np.zeros(NUM_TIMES))
+
+
+def assignments(net: Network):
+    return itertools.product(*(range(len(costs)) for costs in net.unary))
+
+
+def cheapest(net: Network) -> float:
+    return min(net.cost(assignment) for assignment in assignments(net))
+
+
+def start(net: Network) -> tuple[int, ...]:
+    return (0,) * net.num_variables
+
+
+def test_cost_is_the_sum_of_what_is_chosen():
+    net = Network(
+        (np.array([1.0, 2.0]), np.array([10.0, 20.0, 30.0])),
+        {(0, 1): np.array([[100.0, 200.0, 300.0], [400.0, 500.0, 600.0]])},
+        (np.array([[1.0], [2.0]]), np.array([[3.0], [4.0], [5.0]])),
+        np.array([6.0]),
+        np.array([1.0]),
+    )
+    assert net.cost((1, 2)) == 2 + 30 + 600
+    assert net.usage((1, 2)).tolist() == [1 + 2 + 5]
+    assert net.fits((0, 1))
+    assert not net.fits((0, 2))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_prices_add_the_price_of_what_is_used(seed):
+    net = network(seed)
+    prices = np.random.default_rng(seed).random(NUM_TIMES)
+    priced = net.priced(prices)
+    for assignment in itertools.islice(assignments(net), 50):
+        expected = net.cost(assignment) + float(net.usage(assignment) @ prices)
+        assert priced.cost(assignment) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_descent_is_never_worse_than_its_start(seed):
+    net = network(seed)
+    descent = Descent(net)
+    for assignment in itertools.islice(assignments(net), 20):
+        improved = descent.improve(assignment)
+        assert net.cost(improved) <= net.cost(assignment) * (1 + 1e-12)
+        # And no change of a single variable helps any more.
+        for variable, costs in enumerate(net.unary):
+            for value in range(len(costs)):
+                other = (*improved[:variable], value, *improved[variable + 1 :])
+                assert net.cost(other) >= net.cost(improved) * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_following_an_order_decides_every_variable_and_keeps_what_is_fixed(seed):
+    net = network(seed)
+    last = len(net.unary[2]) - 1
+    found = Descent(net).follow(range(net.num_variables), {2: last})
+    assert found[2] == last
+    assert all(0 <= v < len(c) for v, c in zip(found, net.unary, strict=True))
+
+
+@pytest.mark.parametrize("time_limit_s", [None, 5.0])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_solver_finds_what_brute_force_finds(seed, time_limit_s):
+    net = network(seed)
+    best = cheapest(net)
+    found = solve(net, start(net), time_limit_s=time_limit_s)
+    assert found.cost == net.cost(found.assignment)
+    assert found.cost == pytest.approx(best, rel=1e-6)
+    assert found.lower_bound <= best * (1 + 1e-6)
+    assert found.lower_bound >= best * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_upper_bound_below_the_best_is_proven_or_passed_over(seed):
+    net = network(seed)
+    best = cheapest(net)
+    hopeless = solve(net, start(net), upper=best / 2)
+    assert hopeless.lower_bound == pytest.approx(best / 2)
+    assert hopeless.cost == net.cost(hopeless.assignment)
+    useful = solve(net, start(net), upper=best * 1.01)
+    assert useful.cost == pytest.approx(best, rel=1e-6)
+
+
+def test_a_start_that_costs_nothing_is_returned():
+    net = Network((np.zeros(2),), {}, (np.zeros((2, 0)),), np.zeros(0), np.zeros(0))
+    found = solve(net, (1,))
+    assert found.assignment == (1,)
+    assert found.cost == found.lower_bound == 0
+
+
+def test_a_hard_network_ends_in_time_with_a_bound():
+    random = np.random.default_rng(0)
+    count, size = 60, 12
+    hard = Network(
+        tuple(random.random(size) for _ in range(count)),
+        {
+            (i, j): random.random((size, size))
+            for i, j in itertools.combinations(range(count), 2)
+            if random.random() < 0.2
+        },
+        tuple(np.zeros((size, 0)) for _ in range(count)),
+        np.zeros(0),
+        np.zeros(0),
+    )
+    begin = Descent(hard).improve(start(hard))
+    started_s = time.process_time()
+    found = solve(hard, begin, time_limit_s=1)
+    assert time.process_time() - started_s < 3
+    assert found.lower_bound < found.cost <= hard.cost(begin)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_within_limits_the_solver_finds_what_brute_force_finds(seed):
+    net = network(seed)
+    fitting = [net.cost(a) for a in assignments(net) if net.fits(a)]
+    found = solve_within(net, (), reference=net.cost(start(net)), upper=np.inf)
+    if not fitting:
+        assert found.assignment is None
+        assert found.lower_bound == np.inf
+        return
+    assert found.assignment is not None
+    assert net.fits(found.assignment)
+    assert net.cost(found.assignment) == pytest.approx(min(fitting), rel=1e-6)
+    beaten = solve_within(
+        net, (), reference=net.cost(start(net)), upper=min(fitting) / 2
+    )
+    assert beaten.assignment is None
+    assert beaten.lower_bound == pytest.approx(min(fitting) / 2)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_clause_forbids_its_choices_and_no_others(seed):
+    net = network(seed)
+    free = Network(net.unary, net.binary, net.usages, net.limits * 100, net.fixed_usage)
+    best = min(assignments(net), key=net.cost)
+    clause = tuple((variable, (best[variable],)) for variable in (0, 3))
+    allowed = [
+        net.cost(a) for a in assignments(net) if (a[0], a[3]) != (best[0], best[3])
+    ]
+    found = solve_within(free, (clause,), reference=net.cost(best), upper=np.inf)
+    if not allowed:
+        assert found.assignment is None
+        return
+    assert found.assignment is not None
+    assert net.cost(found.assignment) == pytest.approx(min(allowed), rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_limited_search_fits_if_it_says_so_and_its_bound_holds(seed):
+    net = network(seed)
+    limit = float(net.limits.min())
+
+    def exactly(priced, begin):
+        solution = solve(priced, begin)
+        return solution.assignment, solution.lower_bound
+
+    def price(prices):
+        multipliers = np.zeros(NUM_TIMES)
+        for at, value in prices.items():
+            multipliers[at] = value
+        return net.priced(multipliers)
+
+    search = LimitedSearch(
+        net,
+        exactly,
+        profile=net.usage,
+        price=price,
+        price_more=price,
+        limit=limit,
+    )
+    found = search.run(start(net), out_of_time=lambda: False)
+    assert found.cost == net.cost(found.assignment)
+    assert found.peak == net.usage(found.assignment).max()
+    fitting = [net.cost(a) for a in assignments(net) if net.usage(a).max() <= limit]
+    if fitting:
+        assert found.lower_bound <= min(fitting) * (1 + 1e-6)
+    if found.peak <= limit:
+        assert found.cost >= min(fitting)
