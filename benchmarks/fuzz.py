@@ -110,9 +110,9 @@ def _work(options: argparse.Namespace) -> int:
 
 def _problems(seed: int, options: argparse.Namespace) -> list[str]:
     import numpy as np
+    from tests.generated import laws
 
     from tepdist.runtime.local import Executable
-    from tests.generated import laws
 
     rng = np.random.default_rng((seed, 7))
     case = _case(seed, options.steps)

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 from tepdist.errors import TepdistError
 
 if TYPE_CHECKING:
-    from tepdist.api.plans import Plan, plan
+    from tepdist.api.plans import plan
     from tepdist.api.step import parallelize
     from tepdist.service.client import connect
+    from tepdist.user_plan import Plan
 
 __version__ = "0.1.0"
 __all__ = ["Plan", "TepdistError", "connect", "parallelize", "plan"]
 
 _HOMES = {
-    "Plan": "tepdist.api.plans",
+    "Plan": "tepdist.user_plan",
     "parallelize": "tepdist.api.step",
     "connect": "tepdist.service.client",
 }

@@ -1,6 +1,7 @@
 """Networks: descent, the solver and the search within limits against brute force."""
 
 import itertools
+import signal
 import time
 
 import numpy as np
@@ -141,6 +142,15 @@ def test_a_hard_network_ends_in_time_with_a_bound():
     found = solve(hard, begin, time_limit_s=1)
     assert time.process_time() - started_s < 3
     assert found.lower_bound < found.cost <= hard.cost(begin)
+
+
+def test_no_timer_outlives_a_solve():
+    # A timer of toulbar2 that expires after its solve ends the process.
+    net = network(0)
+    solve(net, start(net), time_limit_s=1)
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
+    solve_within(net, (), reference=1.0, upper=np.inf, time_limit_s=1)
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -74,11 +74,13 @@ def test_one_device_needs_no_collective(plan):
     assert all(sharding.is_replicated for sharding in stage.values)
 
 
-def test_a_limit_that_does_not_bind_changes_nothing(plan):
+def test_a_limit_that_does_not_bind_costs_nothing(plan):
     mesh = Mesh.parse("2x2")
     free = plan(mesh=mesh)
-    peak = free.predicted.memory_per_device_bytes
-    assert plan(mesh=mesh, memory_limit_bytes=peak + 1).stages == free.stages
+    limit = free.predicted.memory_per_device_bytes + 1
+    limited = plan(mesh=mesh, memory_limit_bytes=limit)
+    assert limited.predicted.memory_per_device_bytes <= limit
+    assert limited.search.cost_s == pytest.approx(free.search.cost_s, rel=1e-6)
 
 
 def test_a_lower_limit_never_costs_less(plan):

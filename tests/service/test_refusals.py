@@ -264,14 +264,33 @@ def test_a_step_that_fails_under_way_is_told_with_its_number(raw: Raw, state: st
     response = raw.step(program, a, b)
     with pytest.raises(errors.StepFailed, match="step 1 of 'p' failed"):
         raw.fetch(response.results[1])
-    with pytest.raises(errors.StateConsumed):
-        raw.fetch(response.results[0])
     np.testing.assert_array_equal(raw.fetch(other)[0], np.ones(2))
-    if state == "donated":
-        with pytest.raises(errors.StateConsumed):
-            raw.fetch(a)
-    else:
-        np.testing.assert_array_equal(raw.fetch(a)[0], np.ones(4))
+    for handle in (a, response.results[0]):
+        if state == "donated":
+            with pytest.raises(errors.StateConsumed):
+                raw.fetch(handle)
+        else:
+            np.testing.assert_array_equal(raw.fetch(handle)[0], np.ones(4))
+
+
+def test_state_that_is_not_donated_goes_back_to_the_last_good_step(raw: Raw):
+    good = raw.submit(exported(), roles=roles(donated=False)).program_id
+    bad = raw.submit(FAILS_UNDER_WAY.encode(), roles=failing_roles()).program_id
+    (state,) = raw.put(np.zeros(4, np.float32))
+    for _ in range(2):
+        state = raw.step(good, state, np.ones((8, 4), np.float32)).results[0]
+    handles = [state]
+
+    def step_on_and_on():
+        for _ in range(200):
+            response = raw.step(bad, handles[-1], np.eye(4, dtype=np.float32))
+            released = pb.ReleaseRequest(session_id=raw.id, handles=[handles.pop()])
+            raw.connection.ask("Release", released)  # a trainer holds the latest only
+            handles.append(response.results[0])
+
+    with pytest.raises(errors.StepFailed, match="the last good step"):
+        step_on_and_on()
+    np.testing.assert_array_equal(raw.fetch(handles[-1])[0], np.full(4, 16))
 
 
 def test_a_step_that_fails_under_way_is_told_by_a_later_step(raw: Raw):

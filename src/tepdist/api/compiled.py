@@ -10,11 +10,11 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tepdist.api.plans import Plan
 from tepdist.errors import StateConsumed
 from tepdist.frontends.call import Leaf, key_data, read_leaf
 from tepdist.program.roles import Role
 from tepdist.runtime.local import Executable
+from tepdist.user_plan import Plan
 
 Tree: TypeAlias = Any
 

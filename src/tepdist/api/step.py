@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, Unpack
 import jax
 
 from tepdist.api.compiled import CompiledCall
-from tepdist.api.plans import Plan, Request, plan_call
+from tepdist.api.plans import Request, plan_call
 from tepdist.cluster.model import Cluster
 from tepdist.errors import PlanError
 from tepdist.frontends.again import check_same_state, keep_state
@@ -18,6 +18,7 @@ from tepdist.frontends.call import Call, read_call
 from tepdist.frontends.options import StepOptions, read_step_options
 from tepdist.runtime.devices import devices_for, resolve_cluster
 from tepdist.runtime.local import Executable
+from tepdist.user_plan import Plan
 
 Tree: TypeAlias = Any
 

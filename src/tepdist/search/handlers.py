@@ -24,5 +24,7 @@ def handlers_kept() -> Iterator[None]:
     try:
         yield
     finally:
+        # Its timer goes on after a solve; unheard, it would end the process.
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         for number, action in kept.items():
             library.sigaction(int(number), action, None)

@@ -149,9 +149,12 @@ def _run(
 ) -> tuple[tuple[int, ...] | None, bool]:
     """The best assignment, if any was found, and whether the search came to its end."""
     limit = 0 if time_limit_s is None else max(1, round(time_limit_s))
-    with handlers_kept():
+    try:
         found = model.Solve(timeLimit=limit)
-    is_complete = not pytoulbar2.tb2.option.limited
+        is_complete = not pytoulbar2.tb2.option.limited
+    finally:
+        # Its timer runs on after a solve, and would end the process when it expires.
+        model.CFN.timerStop()
     return (None if found is None else tuple(int(v) for v in found[0])), is_complete
 
 

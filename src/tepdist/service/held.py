@@ -1,7 +1,7 @@
 """What a session holds on the server: tensors and loaded programs."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -44,6 +44,22 @@ class HeldTensor:
     made_by: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class StepUnderWay:
+    """A step that was started and not yet seen to end.
+
+    Attributes:
+        number: Of the program's steps.
+        watched: One of its results, which no later step consumes.
+        before: Handle of a result to (handle, tensor) of the state that it replaces,
+            where that was not donated: what to go back to if the step fails.
+    """
+
+    number: int
+    watched: jax.Array
+    before: Mapping[int, tuple[int, HeldTensor]]
+
+
 @dataclass(slots=True)
 class LoadedProgram:
     """A program of one session, ready to run.
@@ -56,8 +72,10 @@ class LoadedProgram:
         plan_json: None for an init program, which is not planned.
         executable: Compiled.
         num_steps: Steps started so far.
-        under_way: (step, a result to watch) of steps not yet seen to end.
+        under_way: Steps not yet seen to end.
         consumed: Positions of the arguments that a step consumes.
+        kept: (result, position of the argument it replaces) where the argument's
+            memory is not given to the step.
         watched_result: The smallest result that no later step consumes.
         seen: For each argument a sharding that needs no moving, to be known again at
             a glance.
@@ -70,14 +88,25 @@ class LoadedProgram:
     plan_json: str | None
     executable: Runnable
     num_steps: int = 0
-    under_way: deque[tuple[int, jax.Array]] = field(default_factory=deque)
+    under_way: deque[StepUnderWay] = field(default_factory=deque)
     consumed: tuple[int, ...] = field(init=False)
+    kept: tuple[tuple[int, int], ...] = field(init=False)
     watched_result: int | None = field(init=False)
     seen: list[Sharding] = field(init=False)
 
     def __post_init__(self) -> None:
         self.consumed = tuple(
             index for index, (role, _) in enumerate(self.arguments) if role.donated
+        )
+        positions = {
+            role.name: index
+            for index, (role, _) in enumerate(self.arguments)
+            if not role.donated
+        }
+        self.kept = tuple(
+            (result, positions[role.replaces])
+            for result, (role, _) in enumerate(self.results)
+            if role.replaces in positions
         )
         loose = [
             (spec.bytes_, index)

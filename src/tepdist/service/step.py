@@ -12,8 +12,9 @@ from tepdist.frontends.again import check_same_state, keep_state
 from tepdist.frontends.call import Call, Leaf, key_data, read_call
 from tepdist.frontends.jax import Traced, trace_call
 from tepdist.frontends.options import ReadOptions
-from tepdist.plan.types import Options, Plan
+from tepdist.plan import types
 from tepdist.service.remote import PendingInit, RemoteArray, abstract
+from tepdist.user_plan import Plan
 
 _SEEN_LIMIT = 64
 
@@ -41,7 +42,9 @@ class Host(Protocol):
     @property
     def lowered_for(self) -> str: ...
 
-    def submit(self, traced: Traced, options: Options) -> tuple[int, Plan]: ...
+    def submit(
+        self, traced: Traced, options: types.Options
+    ) -> tuple[int, types.Plan]: ...
 
     def run(
         self, program_id: int, arguments: Sequence[Any]
@@ -159,7 +162,8 @@ class RemoteStep:
         program_id, plan = self._session.submit(traced, options)
         roles = enumerate(traced.roles.arguments)
         donated = tuple(index for index, role in roles if role.donated)
-        self._loaded[call] = Loaded(traced, program_id, plan, donated)
+        decided = Plan.of(plan, traced)
+        self._loaded[call] = Loaded(traced, program_id, decided, donated)
         return self._loaded[call]
 
     def _place_pending(self, loaded: Loaded, leaves: Sequence[Any]) -> None:

@@ -21,6 +21,7 @@ from tepdist.service.held import (
     ClientSession,
     HeldTensor,
     LoadedProgram,
+    StepUnderWay,
     check_spec,
 )
 from tepdist.service.tensors import Spec, whole
@@ -69,12 +70,19 @@ class DeviceQueue:
                 raise step_failed(label, error, program) from error
             program.num_steps = number
             session.tensors.remove(_consumed(program, arguments))
-            if program.watched_result is not None:
-                program.under_way.append((number, results[program.watched_result]))
-            return number, [
+            handles = [
                 session.tensors.add(HeldTensor(array, spec, label))
                 for array, (_, spec) in zip(results, program.results, strict=True)
             ]
+            if program.watched_result is not None:
+                before = {
+                    handles[result]: (argument, session.tensors.get(argument))
+                    for result, position in program.kept
+                    if not isinstance(argument := arguments[position], np.ndarray)
+                }
+                watched = results[program.watched_result]
+                program.under_way.append(StepUnderWay(number, watched, before))
+            return number, handles
 
 
 def ready(session: ClientSession, handle: int) -> HeldTensor:
