@@ -149,12 +149,9 @@ def _run(
 ) -> tuple[tuple[int, ...] | None, bool]:
     """The best assignment, if any was found, and whether the search came to its end."""
     limit = 0 if time_limit_s is None else max(1, round(time_limit_s))
-    try:
+    with handlers_kept():
         found = model.Solve(timeLimit=limit)
-        is_complete = not pytoulbar2.tb2.option.limited
-    finally:
-        # Its timer runs on after a solve, and would end the process when it expires.
-        model.CFN.timerStop()
+    is_complete = not pytoulbar2.tb2.option.limited
     return (None if found is None else tuple(int(v) for v in found[0])), is_complete
 
 

@@ -1,0 +1,132 @@
+"""What the compiler makes of a few ops that it treats in ways of its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from tepdist.cluster.presets import parse_cluster
+from tepdist.compiler import compile_plan
+from tepdist.frontends.jax import trace
+from tepdist.lowering.compiled import bytes_by_kind, compiled_collectives
+from tepdist.plan.types import Options, Plan
+from tepdist.runtime.local import Executable
+from tepdist.sharding import Mesh
+
+F32 = jnp.float32
+
+
+def planned(fn, *shapes, constraints, mesh="2x4") -> tuple[Plan, str]:
+    args = [jax.ShapeDtypeStruct(shape, F32) for shape in shapes]
+    traced = trace(fn, args, {}, state_argnums=())
+    options = Options(mesh=Mesh.parse(mesh), constraints=constraints)
+    cluster = parse_cluster(f"cpu:{options.mesh.num_devices}")
+    plan = compile_plan(traced.read(), traced.roles, cluster, options=options)
+    (text,) = Executable(plan).hlo_text()
+    return plan, text
+
+
+def blocked_of(fn, kind, *shapes) -> list[bool]:
+    """Whether each factor of the first op of a kind may not be sharded."""
+    args = [jax.ShapeDtypeStruct(shape, F32) for shape in shapes]
+    program = trace(fn, args, {}).read()
+    rule = next(op.rule for op in program.ops if op.kind == f"stablehlo.{kind}")
+    return [factor in rule.blocked for factor in range(len(rule.sizes))]
+
+
+def convolve(x, kernel, groups):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (1, 1),
+        "SAME",
+        dimension_numbers=numbers,
+        feature_group_count=groups,
+    )
+
+
+def test_what_a_loop_reads_from_outside_is_resharded_before_it():
+    def fn(weight, x):
+        return lax.fori_loop(0, 5, lambda _, c: jnp.tanh(c @ weight), x)
+
+    constraints = {"weight": (("x",), ()), "x": (("y",), ())}
+    plan, text = planned(fn, (16, 16), (8, 16), constraints=constraints)
+    gathered = [c for c in compiled_collectives(text) if c.kind == "all_gather"]
+    assert [(c.bytes_, c.count) for c in gathered] == [(16 * 16 * 4, 1)]
+    priced = [(c.bytes_, c.count) for c in plan.stages[0].collectives]
+    assert priced == [(16 * 16 * 4, 1)]
+
+
+def test_what_a_loop_carries_is_priced_on_each_turn():
+    def fn(weight, x):
+        return lax.fori_loop(0, 5, lambda _, c: jnp.tanh(c @ weight), x)
+
+    constraints = {"weight": ((), ("x",)), "x": ((), ("x",))}
+    plan, text = planned(fn, (512, 512), (8, 512), constraints=constraints, mesh="4")
+    priced: dict[str, int] = {}
+    for collective in plan.stages[0].collectives:
+        total = priced.get(collective.kind, 0)
+        priced[collective.kind] = total + collective.bytes_ * collective.count
+    assert priced == bytes_by_kind(text)
+    assert any(collective.count == 5 for collective in plan.stages[0].collectives)
+
+
+def test_sums_over_two_contracted_dims_are_two_all_reduces():
+    def fn(x, y):
+        return jnp.einsum("bsi,bsj->ij", x, y)
+
+    lies = (("x",), ("y",), ())
+    plan, text = planned(
+        fn, (8, 256, 16), (8, 256, 16), constraints={"x": lies, "y": lies}
+    )
+    assert bytes_by_kind(text) == {"all_reduce": 2 * 16 * 16 * 4}
+    axes = [collective.mesh_axes for collective in plan.stages[0].collectives]
+    assert sorted(axes) == [("x",), ("y",)]
+
+
+def test_a_reshape_without_a_common_cut_shards_neither_side():
+    blocked = blocked_of(lambda x: x.reshape(4, 6), "reshape", (3, 8))
+    sizes_of_operand = 3
+    assert sum(blocked) >= sizes_of_operand - 1
+
+
+def test_convolutions_shard_no_window_and_no_group():
+    shapes = (8, 8, 8, 8), (3, 3, 4, 16)
+    assert all(blocked_of(lambda x, k: convolve(x, k, 2), "convolution", *shapes))
+
+    def slope(x, kernel):
+        return jax.grad(lambda k: convolve(x, k, 2).sum())(kernel)
+
+    assert all(blocked_of(slope, "convolution", *shapes))
+    shapes = (8, 8, 8, 8), (3, 3, 8, 16)
+    free = [
+        not blocked
+        for blocked in blocked_of(
+            lambda x, k: convolve(x, k, 1), "convolution", *shapes
+        )
+    ]
+    assert sum(free) == 3  # batch, channels in, channels out
+
+
+def test_the_gradient_of_a_grouped_kernel_is_right_on_two_axes():
+    """The compiler sums it over all devices, if it is sharded over some of them."""
+
+    def fn(x, kernel):
+        return jax.grad(lambda k: (convolve(x, k, 2) ** 2).sum())(kernel)
+
+    rng = np.random.default_rng(0)
+    args = [
+        rng.normal(size=shape).astype(np.float32)
+        for shape in ((8, 4, 4, 8), (3, 3, 4, 16))
+    ]
+    traced = trace(fn, args, {}, state_argnums=())
+    options = Options(mesh=Mesh.parse("2x4"), constraints={"x": (("x",), (), (), ())})
+    cluster = parse_cluster("cpu:8")
+    plan = compile_plan(traced.read(), traced.roles, cluster, options=options)
+    executable = Executable(plan)
+    (got,) = executable([executable.put(i, x) for i, x in enumerate(args)])
+    wanted = np.asarray(jax.jit(fn)(*args))
+    np.testing.assert_allclose(
+        np.asarray(got), wanted, atol=1e-4 * np.abs(wanted).max()
+    )
