@@ -378,3 +378,29 @@ def test_something_that_is_no_tepdist_server_answers():
     with pytest.raises(errors.ConnectionLost, match="does not speak this protocol"):
         connect(f"127.0.0.1:{port}")
     other.stop(0.0)
+
+
+def test_releasing_another_sessions_tree_frees_nothing(
+    server: Server, session: Session
+):
+    tree = session.put({"w": np.ones((4, 4), np.float32)})
+    with (
+        open_session(server) as other,
+        pytest.raises(errors.SessionError, match="belongs to another session"),
+    ):
+        other.release(tree)
+    assert session.fetch(tree)["w"].sum() == 16
+
+
+def test_a_closed_session_says_so(server: Server):
+    session = open_session(server)
+    tree = session.put({"w": np.ones(2, np.float32)})
+    session.close()
+    with pytest.raises(errors.SessionError, match="the session is closed"):
+        session.fetch(tree)
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1", "http://127.0.0.1:1"])
+def test_an_address_that_is_none(address: str):
+    with pytest.raises(errors.OptionsError, match="is not host:port"):
+        connect(address)

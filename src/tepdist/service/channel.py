@@ -1,6 +1,7 @@
 """A client's connection: calls of the protocol, with this package's errors."""
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from tepdist.service.protocol import tepdist_pb2_grpc
 # A server that is there answers a call without work in it at once; one whose machine
 # is gone is noticed by pings, whatever call waits for it.
 _ANSWER_S = 20.0
+# A name, an IPv4 address or a bracketed IPv6 one, and a port.
+_ADDRESS = re.compile(r"(\[[^\]]+\]|[^:/\[\]]+):\d+")
 _STEP = "/tepdist.v1.Tepdist/Step"
 _CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
@@ -42,7 +45,9 @@ class Connection:
     def __init__(
         self, address: str, *, token: str | None, tls: bool | str | Path | None
     ) -> None:
+        _check_address(address)
         self.address = address
+        self._is_open = True
         self._metadata = (
             () if token is None else (("authorization", f"Bearer {token}"),)
         )
@@ -91,6 +96,7 @@ class Connection:
 
     def step(self, requests: Iterable[pb.StepRequest]) -> pb.StepResponse:
         """The call `Step`, which streams up; quickest with only one message."""
+        self._check_open()
         stream = iter(requests)
         first, second = next(stream), next(stream, None)
         if second is not None:
@@ -113,11 +119,27 @@ class Connection:
             yield from self._method(method)(iter(requests), metadata=self._metadata)
 
     def close(self) -> None:
+        """No call is made after this."""
+        self._is_open = False
         self._channel.close()
 
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise SessionError(
+                "the session is closed", where=self.address, hint="connect again"
+            )
+
     def _method(self, name: str) -> Callable[..., Any]:
+        self._check_open()
         method: Callable[..., Any] = getattr(self._stub, name)
         return method
+
+
+def _check_address(address: str) -> None:
+    if not _ADDRESS.fullmatch(address):
+        raise OptionsError(
+            f"address {address!r} is not host:port", hint="write e.g. 127.0.0.1:7654"
+        )
 
 
 def _authorities(*, tls: bool | str | Path) -> bytes | None:

@@ -181,7 +181,17 @@ class Session:
         return jax.tree.map(lambda leaf: host.get(id(leaf), leaf), tree)
 
     def release(self, tree: Any) -> None:
-        """Frees the remote arrays of a tree."""
+        """Frees the remote arrays of a tree.
+
+        Raises:
+            SessionError: if one belongs to another session; nothing is freed then.
+        """
+        for array in remote_arrays(tree):
+            if array.session is not self:
+                raise SessionError(
+                    f"{array!r} belongs to another session",
+                    hint="release it through the session that made it",
+                )
         ended = [array.end("it was released") for array in remote_arrays(tree)]
         handles = [handle for handle in ended if handle is not None]
         self._connection.ask(
