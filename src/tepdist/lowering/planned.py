@@ -17,6 +17,7 @@ from jaxlib.mlir.dialects import func
 from tepdist.lowering.spmd import annotate
 from tepdist.plan.types import Stage
 from tepdist.program.graph import Program
+from tepdist.program.module import parse
 
 _NAME = "planned"
 
@@ -27,12 +28,12 @@ class PlannedProgram:
 
     Attributes:
         program: What runs.
-        stage: Its shardings.
+        stage: Its shardings; None leaves them to the compiler.
         results: Shape and dtype of each result.
     """
 
     program: Program
-    stage: Stage
+    stage: Stage | None
     results: tuple[jax.ShapeDtypeStruct, ...]
 
 
@@ -52,7 +53,11 @@ def _lower(
     ctx: mlir.LoweringRuleContext, *arguments: Any, planned: PlannedProgram
 ) -> Sequence[Any]:
     host = ctx.module_context.module
-    module = annotate(planned.program, planned.stage, host.context)
+    if planned.stage is None:
+        with host.context, ir.Location.unknown(host.context):
+            module = parse(planned.program.module)
+    else:
+        module = annotate(planned.program, planned.stage, host.context)
     (main,) = (op for op in module.body.operations if isinstance(op, func.FuncOp))
     results = ir.FunctionType(main.function_type.value).results
     name = mlir.merge_mlir_modules(

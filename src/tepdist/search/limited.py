@@ -158,9 +158,10 @@ class LimitedSearch:
 
     def _keep(self, outcome: Outcome) -> None:
         best = self._best
-        if best is None or _rank(outcome, self._limit) < _rank(best, self._limit):
+        if best is None or rank(outcome, self._limit) < rank(best, self._limit):
             self._best = outcome
 
 
-def _rank(outcome: Outcome, limit: float) -> tuple[float, float]:
+def rank(outcome: Outcome, limit: float) -> tuple[float, float]:
+    """Order of outcomes, best first: what fits, then what costs least."""
     return (max(outcome.peak - limit, 0.0), outcome.cost)

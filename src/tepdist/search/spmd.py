@@ -20,7 +20,7 @@ from tepdist.program.roles import Roles
 from tepdist.search.constraints import matched_values, wanted_shardings
 from tepdist.search.cuts import CutSearch
 from tepdist.search.descent import Descent
-from tepdist.search.limited import LimitedSearch, Outcome
+from tepdist.search.limited import LimitedSearch, Outcome, rank
 from tepdist.search.memory import MemoryModel
 from tepdist.search.meshes import candidate_meshes
 from tepdist.search.network import Network
@@ -116,7 +116,7 @@ def search(
     if options.level != "O1":
         candidates = _prove(candidates, limit, clock, progress=progress)
         clock.lap("solver")
-    chosen = min(candidates, key=lambda c: _rank(c.outcome, limit))
+    chosen = min(candidates, key=lambda c: rank(c.outcome, limit))
     if chosen.outcome.peak > limit:
         raise _nothing_fits(candidates, limit)
     stage = make_stage(
@@ -188,7 +188,7 @@ def _prove(
     candidates: list[_Candidate], limit: float, clock: _Clock, *, progress: Progress
 ) -> list[_Candidate]:
     """Better answers by the exact solver, with bounds; most promising mesh first."""
-    order = sorted(candidates, key=lambda c: _rank(c.outcome, limit))
+    order = sorted(candidates, key=lambda c: rank(c.outcome, limit))
     proven: list[_Candidate] = []
     best = np.inf
     for number, candidate in enumerate(order):
@@ -231,7 +231,7 @@ def _solve_exactly(
     )
     start = candidate.outcome
     outcome = search.run(start.assignment, out_of_time=clock.is_over)
-    better = min(start, outcome, key=lambda found: _rank(found, limit))
+    better = min(start, outcome, key=lambda found: rank(found, limit))
     better = Outcome(better.assignment, better.cost, better.peak, outcome.lower_bound)
     if better.peak <= limit:
         best = min(best, better.cost)
@@ -242,10 +242,6 @@ def _solve_exactly(
     return CutSearch(network, memory, limit).run(
         better, left_s=lambda: clock.left, upper=best
     )
-
-
-def _rank(outcome: Outcome, limit: float) -> tuple[float, float]:
-    return (max(outcome.peak - limit, 0.0), outcome.cost)
 
 
 def _nothing_fits(candidates: Sequence[_Candidate], limit: float) -> NoPlanFits:

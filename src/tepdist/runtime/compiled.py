@@ -1,0 +1,95 @@
+"""A program compiled for this process's devices: placed, run, read back as text."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from tepdist.errors import ProgramError
+from tepdist.lowering.dtypes import result_structs, struct_of
+from tepdist.lowering.planned import PlannedProgram, call
+from tepdist.plan.types import Stage
+from tepdist.program.graph import Program
+from tepdist.program.module import short
+
+
+class CompiledProgram:
+    """One compiled program.
+
+    Attributes:
+        argument_shardings: Where each argument must lie, in the program's order.
+        result_shardings: Where each result comes out.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        stage: Stage | None,
+        *,
+        argument_shardings: Sequence[jax.sharding.Sharding],
+        result_shardings: Sequence[jax.sharding.Sharding],
+        donated: Sequence[int] = (),
+    ) -> None:
+        """Compiles a program.
+
+        Args:
+            program: What runs.
+            stage: Sharding of everything in it; None leaves that to the compiler.
+            argument_shardings: Of each argument.
+            result_shardings: Of each result.
+            donated: Positions of arguments whose buffers results may take.
+
+        Raises:
+            ProgramError: if the devices' compiler refuses the program.
+        """
+        self.argument_shardings = tuple(argument_shardings)
+        self.result_shardings = tuple(result_shardings)
+        self._structs = [struct_of(program.values[v]) for v in program.arguments]
+        planned = PlannedProgram(program, stage, result_structs(program))
+        lowered = jax.jit(
+            lambda *arguments: call(planned, arguments),
+            in_shardings=self.argument_shardings,
+            out_shardings=list(self.result_shardings),
+            donate_argnums=tuple(donated),
+            keep_unused=True,
+        ).lower(*self._structs)
+        try:
+            self._compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            raise ProgramError(
+                f"XLA cannot compile the program: {short(str(error))}",
+                where=program.name,
+                hint="custom calls run only where their library is registered",
+            ) from None
+
+    def put(self, index: int, host_array: ArrayLike) -> jax.Array:
+        """Places one argument on the devices, in shards."""
+        array = np.asarray(host_array, dtype=self._structs[index].dtype)
+        placed: jax.Array = jax.device_put(array, self.argument_shardings[index])
+        return placed
+
+    def __call__(self, arguments: Sequence[ArrayLike]) -> tuple[jax.Array, ...]:
+        """Starts one run and returns at once; donated arguments are consumed.
+
+        Args:
+            arguments: Arrays where `argument_shardings` says; host arrays of the
+                program's dtypes may stand for arguments that are not donated.
+        """
+        return tuple(self._compiled(*arguments))
+
+    def hlo_text(self) -> list[str]:
+        """The compiled, partitioned HLO of each stage program."""
+        return [self._compiled.as_text() or ""]
+
+    def peak_bytes(self) -> int | None:
+        """What the compiler allocates on one device [B]; None if it does not say."""
+        analysis = self._compiled.memory_analysis()
+        if analysis is None:
+            return None
+        return int(
+            analysis.argument_size_in_bytes
+            + analysis.output_size_in_bytes
+            - analysis.alias_size_in_bytes
+            + analysis.temp_size_in_bytes
+        )
