@@ -257,10 +257,11 @@ def _settle_arguments(
 ) -> None:
     """Arguments exist throughout; a donated one lends its buffer to its next value."""
     donated = {role.name for role in roles.arguments if role.donated}
-    for value in program.arguments:
+    arguments = set(program.arguments)
+    for value in arguments:
         end[value] = num_times - 1
     for value, result in zip(program.results, roles.results, strict=True):
-        if result.replaces in donated and value not in program.arguments:
+        if result.replaces in donated and value not in arguments:
             is_buffer[value] = False
 
 
