@@ -67,6 +67,18 @@ def test_exporting_what_was_exported_gives_the_same_program(source):
     assert [op.signature for op in twice.ops] == [op.signature for op in once.ops]
 
 
+def test_text_bytecode_and_artifact_are_one_program(sources):
+    data = sources["train_step"].bytecode()
+    program, _ = read_program(data, name="step")
+    with modules.new_context():
+        text = str(modules.parse(data)).encode()
+    again, _ = read_program(text, name="step")
+    exported, _ = read_program(portable_artifact(program), name="step")
+    assert program.module == exported.module
+    # Text without locations has lost the scopes, and nothing else.
+    assert [op.signature for op in program.ops] == [op.signature for op in again.ops]
+
+
 def test_export_writes_the_roles_beside(sources, tmp_path):
     program, roles = read_program(sources["train_step"].bytecode(), name="step")
     path = tmp_path / "step.mlirbc"

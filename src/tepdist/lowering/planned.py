@@ -14,6 +14,7 @@ from jax.interpreters import mlir
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import func
 
+from tepdist.errors import PlanError
 from tepdist.lowering.spmd import annotate
 from tepdist.plan.types import Stage
 from tepdist.program.graph import Program
@@ -49,6 +50,14 @@ def _abstract(*_arguments: Any, planned: PlannedProgram) -> list[Any]:
     ]
 
 
+def _refuse(*_arguments: Any, planned: PlannedProgram) -> list[Any]:
+    raise PlanError(
+        "a planned program runs under jax.jit only",
+        where=planned.program.name,
+        hint="jax.jit(plan.constrain(fn), in_shardings=plan.in_shardings(mesh), ...)",
+    )
+
+
 def _lower(
     ctx: mlir.LoweringRuleContext, *arguments: Any, planned: PlannedProgram
 ) -> Sequence[Any]:
@@ -71,6 +80,7 @@ def _make_primitive() -> Primitive:
     primitive = Primitive(_NAME)
     primitive.multiple_results = True
     primitive.def_abstract_eval(_abstract)
+    primitive.def_impl(_refuse)
     mlir.register_lowering(primitive, _lower)
     return primitive
 

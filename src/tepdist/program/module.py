@@ -80,6 +80,16 @@ def run_passes(module: ir.Module, passes: str) -> None:
         raise mlir_error("the compiler refuses the program", error) from None
 
 
+def canonical_bytecode(module: ir.Module) -> bytes:
+    """Bytecode that is equal for modules that print alike.
+
+    Bytecode keeps unseen traces of where a module came from (a default stated or left
+    out), text does not: 0.8 s for the 55,000 ops of a 96-layer GPT.
+    """
+    text = str(module.operation.get_asm(enable_debug_info=True))
+    return to_bytecode(parse(text))
+
+
 def to_bytecode(module: ir.Module) -> bytes:
     """MLIR bytecode of the module; equal modules give equal bytes."""
     stream = io.BytesIO()

@@ -29,6 +29,7 @@ SHARDING_ATTRIBUTES = (
     "mhlo.sharding",
     "mhlo.frontend_attributes",
 )
+PRECISION = "precision_config"
 
 
 def normalise(module: ir.Module) -> None:
@@ -146,9 +147,16 @@ def _drop_attributes(module: ir.Module, main: func.FuncOp) -> None:
         for name in SHARDING_ATTRIBUTES:
             if name in attributes:
                 del attributes[name]
+        if PRECISION in attributes and _is_default(attributes[PRECISION]):
+            del attributes[PRECISION]
         return ir.WalkResult.ADVANCE
 
     main.operation.walk(visit)
+
+
+def _is_default(precision: ir.Attribute) -> bool:
+    """Whether a precision says nothing: portable artifacts leave such a one out."""
+    return all("DEFAULT" in str(each) for each in ir.ArrayAttr(precision))
 
 
 def _order_constants(main: func.FuncOp) -> None:

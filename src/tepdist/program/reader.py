@@ -68,7 +68,7 @@ def prepare(data: bytes) -> Prepared:
         aliases = read_aliases(module)
         normalise(module)
         _refuse_callbacks(module)
-        return Prepared(modules.to_bytecode(module), aliases)
+        return Prepared(modules.canonical_bytecode(module), aliases)
 
 
 def read_module(data: bytes) -> ir.Module:
