@@ -7,13 +7,11 @@ from contextlib import contextmanager
 from tepdist.cluster.model import Cluster
 from tepdist.cost.compute import matmul_peak_flops_per_s, model_flops
 from tepdist.errors import OptionsError
-from tepdist.plan.explain import Alternative
 from tepdist.plan.types import Options, Plan, Predicted, Stage
 from tepdist.program.fingerprint import fingerprint
 from tepdist.program.graph import Program
 from tepdist.program.roles import Roles
 from tepdist.program.sidecar import check_roles
-from tepdist.search.alternatives import find_alternatives
 from tepdist.search.spmd import Progress, search
 
 
@@ -89,11 +87,6 @@ def _predict(program: Program, cluster: Cluster, stage: Stage) -> Predicted:
         mfu=flops / (step_time_s * peak) if step_time_s else 0.0,
         memory_per_device_bytes=stage.memory.peak,
     )
-
-
-def alternatives(plan: Plan, name: str) -> tuple[Alternative, ...]:
-    """What else the value of this name could be, and what a plan would then cost."""
-    return find_alternatives(plan, name)
 
 
 def _silent(_phase: str, _done: float) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tepdist.analysis.nodes import BARRIER, CONTROL_FLOW, is_generated
 from tepdist.analysis.phases import Phase
 from tepdist.program.graph import Op, Program
-from tepdist.program.roles import Role, Roles
+from tepdist.program.roles import Roles
 
 # Pointwise ops that a compiler would rather store than compute twice.
 _EXPENSIVE = frozenset(
@@ -274,12 +274,3 @@ def _settle_regions(program: Program, is_buffer: NDArray[np.bool_]) -> None:
             for value in region.yields:
                 if program.values[value].producer != op.index:
                     is_buffer[value] = False
-
-
-def state_arguments(program: Program, roles: Roles) -> tuple[int, ...]:
-    """Value indices of the state arguments."""
-    return tuple(
-        value
-        for value, role in zip(program.arguments, roles.arguments, strict=True)
-        if role.role is Role.STATE
-    )

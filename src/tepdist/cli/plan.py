@@ -9,7 +9,7 @@ from tepdist.cli.options import planning_options
 from tepdist.cli.programs import load_program
 from tepdist.cli.progress import shown_progress
 from tepdist.cluster.presets import parse_cluster
-from tepdist.compiler import alternatives, compile_plan
+from tepdist.compiler import compile_plan
 from tepdist.plan import files
 from tepdist.plan.diff import diff as diff_plans
 from tepdist.plan.explain import explain as explain_value
@@ -17,6 +17,7 @@ from tepdist.plan.json import to_json
 from tepdist.plan.types import Options
 from tepdist.report.details import collective_table, diff_screen, explanation_screen
 from tepdist.report.terminal import plan_screen
+from tepdist.search.alternatives import find_alternatives
 
 
 @click.command()
@@ -67,7 +68,7 @@ def explain(*, plan_file: Path, name: str | None) -> None:
         explain_value(loaded, name)  # refuses an unknown name before the search
         with shown_progress("explaining", quiet=False) as report:
             report("pricing the alternatives", 0.0)
-            others = alternatives(loaded, name)
+            others = find_alternatives(loaded, name)
         found = explain_value(loaded, name, alternatives=others)
         console.print(explanation_screen(found))
         return

@@ -56,10 +56,9 @@ class MemoryModel:
 
     def held(self, assignment: Sequence[int], time: int) -> list[tuple[int, float]]:
         """Values that exist at a position, with the bytes that a device holds [B]."""
-        buffers = self._buffers
-        live = np.flatnonzero((buffers.start <= time) & (time <= buffers.end))
         local = self.local_bytes(assignment)
-        return [(int(buffers.value[at]), float(local[at])) for at in live]
+        values = self._buffers.value
+        return [(int(values[at]), float(local[at])) for at in self._live(time)]
 
     @property
     def fixed(self) -> float:
@@ -68,11 +67,9 @@ class MemoryModel:
 
     def terms(self, assignment: Sequence[int], time: int) -> Iterator[Term]:
         """What a device holds at a position under an assignment."""
-        buffers = self._buffers
-        live = np.flatnonzero((buffers.start <= time) & (time <= buffers.end))
         local = self.local_bytes(assignment)
-        for at in live:
-            variable = self._kind_variable[buffers.kind[at]]
+        for at in self._live(time):
+            variable = self._kind_variable[self._buffers.kind[at]]
             yield Term(float(local[at]), (variable,), is_copy=False)
         for bytes_, variables in self._copies.held(assignment, time):
             yield Term(bytes_, variables, is_copy=True)
@@ -95,12 +92,8 @@ class MemoryModel:
             spanning: Whether to price copies that are read before and after such a
                 time too, which exist only if both readers want the same.
         """
-        times = list(prices)
-        multipliers = np.array(list(prices.values()))
-        unary = [
-            costs + usage @ multipliers
-            for costs, usage in zip(network.unary, self.usages(times), strict=True)
-        ]
+        used = replace(network, usages=self.usages(list(prices)))
+        unary = list(used.priced(np.array(list(prices.values()))).unary)
         binary = dict(network.binary)
         for time, price in prices.items():
             for i, j, bytes_ in self._copies.read_at(time, spanning=spanning):
@@ -125,6 +118,11 @@ class MemoryModel:
         for kind, counts in enumerate(self._shards):
             usages[self._kind_variable[kind]] += held[kind] / counts[:, None]
         return tuple(usages)
+
+    def _live(self, time: int) -> NDArray[np.intp]:
+        """Buffers that exist at a position."""
+        buffers = self._buffers
+        return np.flatnonzero((buffers.start <= time) & (time <= buffers.end))
 
     def _timeline(self, local: Array) -> Array:
         return self._summed(self._buffers.start, self._buffers.end, local)

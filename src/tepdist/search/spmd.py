@@ -20,7 +20,7 @@ from tepdist.program.roles import Roles
 from tepdist.search.constraints import matched_values, wanted_shardings
 from tepdist.search.cuts import CutSearch
 from tepdist.search.descent import Descent
-from tepdist.search.limited import LimitedSearch, Outcome, rank
+from tepdist.search.limited import LimitedSearch, Outcome, Solve, rank
 from tepdist.search.memory import MemoryModel
 from tepdist.search.meshes import candidate_meshes
 from tepdist.search.network import Network
@@ -172,14 +172,7 @@ def _first_answer(
         )
     ]
     start = min(starts, key=network.cost)
-    search = LimitedSearch(
-        network,
-        improve,
-        profile=memory.profile,
-        price=lambda prices: memory.priced(network, prices, spanning=False),
-        price_more=lambda prices: memory.priced(network, prices, spanning=True),
-        limit=limit,
-    )
+    search = _limited_search(network, memory, limit, solve=improve)
     outcome = search.run(start, out_of_time=lambda: False)
     return _Candidate(pricing.mesh, problem, memory, outcome)
 
@@ -221,26 +214,31 @@ def _solve_exactly(
         solution = solve(priced, start, upper=upper, time_limit_s=clock.left)
         return solution.assignment, solution.lower_bound
 
-    search = LimitedSearch(
-        network,
-        exactly,
-        profile=memory.profile,
-        price=lambda prices: memory.priced(network, prices, spanning=False),
-        price_more=lambda prices: memory.priced(network, prices, spanning=True),
-        limit=limit,
-    )
+    search = _limited_search(network, memory, limit, solve=exactly)
     start = candidate.outcome
     outcome = search.run(start.assignment, out_of_time=clock.is_over)
     better = min(start, outcome, key=lambda found: rank(found, limit))
     better = Outcome(better.assignment, better.cost, better.peak, outcome.lower_bound)
-    if better.peak <= limit:
-        best = min(best, better.cost)
+    to_beat = min(best, better.cost) if better.peak <= limit else best
     bound = better.lower_bound
-    is_proven = bound is not None and bound >= best * (1 - _PROVEN)
+    is_proven = bound is not None and bound >= to_beat * (1 - _PROVEN)
     if is_proven or network.num_variables > _MAX_CUT_VARIABLES:
         return better
     return CutSearch(network, memory, limit).run(
-        better, left_s=lambda: clock.left, upper=best
+        better, left_s=lambda: clock.left, upper=to_beat
+    )
+
+
+def _limited_search(
+    network: Network, memory: MemoryModel, limit: float, *, solve: Solve
+) -> LimitedSearch:
+    return LimitedSearch(
+        network,
+        solve,
+        profile=memory.profile,
+        price=lambda prices: memory.priced(network, prices, spanning=False),
+        price_more=lambda prices: memory.priced(network, prices, spanning=True),
+        limit=limit,
     )
 
 
