@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tepdist.analysis.nodes import BARRIER, CONTROL_FLOW, is_generated
+from tepdist.analysis.nodes import BARRIER, is_generated
 from tepdist.analysis.phases import Phase
-from tepdist.program.graph import Op, Program
+from tepdist.program.graph import CONTROL_FLOW, Op, Program
 from tepdist.program.roles import Roles
 
 # Pointwise ops that a compiler would rather store than compute twice.

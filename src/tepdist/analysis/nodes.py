@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tepdist.program.graph import Op, Program, Rule
+from tepdist.program.graph import CONTROL_FLOW, Op, Program, Rule
 
 T = TypeVar("T", int, str)
 Dims = tuple[tuple[int, ...], ...]  # per dim of a tensor its factors, major first
@@ -61,7 +61,6 @@ class Node:
 
 # Trips of a loop whose condition tells no count.
 UNKNOWN_TRIPS = 1
-CONTROL_FLOW = frozenset({"stablehlo.while", "stablehlo.case", "stablehlo.if"})
 BARRIER = "stablehlo.optimization_barrier"
 SLOTTED = CONTROL_FLOW | {BARRIER}
 _SOURCES = frozenset({"stablehlo.constant", "stablehlo.iota"})

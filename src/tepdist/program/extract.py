@@ -6,7 +6,7 @@ from jaxlib.mlir import ir
 
 from tepdist.errors import ProgramError
 from tepdist.program import module as modules
-from tepdist.program.graph import TOKEN, Op, Program, Region, Rule, Value
+from tepdist.program.graph import CONTROL_FLOW, TOKEN, Op, Program, Region, Rule, Value
 from tepdist.program.loops import count_trips
 from tepdist.program.module import AnyValue
 from tepdist.program.normalise import main_function, name_stack
@@ -20,7 +20,6 @@ from tepdist.program.rules import (
 from tepdist.program.signature import Signatures, single_op
 
 ADD_RULES = "func.func(sdy-populate-op-sharding-rules)"
-PLANNED = frozenset({"stablehlo.while", "stablehlo.case", "stablehlo.if"})
 CONVOLUTION = "stablehlo.convolution"
 COMBINING = frozenset(
     {
@@ -116,7 +115,7 @@ class _Builder:
             signature=signature,
             scope=name_stack(op.location),
             parent=parent,
-            regions=self._add_regions(op, label, index) if kind in PLANNED else (),
+            regions=self._add_regions(op, label, index) if kind in CONTROL_FLOW else (),
             trips=count_trips(op) if kind == "stablehlo.while" else None,
             reducer=single_op(op) if kind in COMBINING else None,
         )

@@ -23,6 +23,8 @@ DTYPE_BYTES: Mapping[str, float] = MappingProxyType(
     }
 )
 TOKEN = "token"
+# Ops whose regions hold ops that are planned like any other.
+CONTROL_FLOW = frozenset({"stablehlo.while", "stablehlo.case", "stablehlo.if"})
 
 
 @dataclass(frozen=True, slots=True)
