@@ -1,6 +1,5 @@
 """`parallelize` and `plan`: the same numbers as one device, and state kept in place."""
 
-import functools
 import subprocess
 import sys
 
@@ -13,14 +12,11 @@ from jax.sharding import PartitionSpec
 import tepdist
 from tepdist import zoo
 from tepdist.errors import (
-    ClusterError,
-    OptionsError,
     PlanError,
-    ShardingError,
     StateConsumed,
     StateError,
 )
-from tepdist.plan.json import to_json
+from tepdist.plans.json import to_json
 
 CLUSTER = "cpu:4"
 MLP = "mlp:layers=2,width=32,batch=16"
@@ -117,7 +113,7 @@ def test_state_that_lies_right_is_not_touched(mlp, state):
     step = tepdist.parallelize(mlp.train_step, cluster=CLUSTER, donate=False)
     state, _ = step(state, mlp.make_batch(0))
     leaves = jax.tree.leaves(state)
-    placed = step._latest._place([*leaves, *jax.tree.leaves(mlp.make_batch(0))])
+    placed = step._calls.latest._place([*leaves, *jax.tree.leaves(mlp.make_batch(0))])
     assert all(ours is given for ours, given in zip(placed, leaves, strict=False))
 
 
@@ -269,32 +265,33 @@ def test_the_devices_at_hand_are_the_default(mlp):
     assert plan.cluster.num_devices == len(jax.devices())
 
 
-def test_misuse_is_named(mlp, state):
-    make = functools.partial(tepdist.plan, mlp.train_step, mlp.state, mlp.batch)
-    with pytest.raises(OptionsError, match="unknown option 'levle'"):
-        make(cluster=CLUSTER, levle="O1")
-    with pytest.raises(OptionsError, match="level 'O9' is none of"):
-        tepdist.parallelize(mlp.train_step, cluster=CLUSTER, level="O9")
-    with pytest.raises(ClusterError) as error:
-        tepdist.parallelize(mlp.train_step, cluster="cpu:512")
-    assert "--xla_force_host_platform_device_count=512" in error.value.hint
-    with pytest.raises(ClusterError, match="needs gpu devices"):
-        tepdist.parallelize(mlp.train_step, cluster="8xh100")
-    step = tepdist.parallelize(mlp.train_step, cluster=CLUSTER)
-    with pytest.raises(PlanError, match="no plan before its first call"):
-        _ = step.plan
-    plan = make(cluster=CLUSTER, mesh=(2, 2))
-    with pytest.raises(ShardingError, match=r"the plan's is {'x': 2, 'y': 2}"):
-        plan.in_shardings(jax.make_mesh((4,), ("x",)))
+def test_what_traces_alike_may_be_constrained_and_nothing_else(mlp):
+    plan = tepdist.plan(mlp.train_step, mlp.state, mlp.batch, cluster=CLUSTER)
+
+    def again(state, batch):
+        return mlp.train_step(state, batch)
+
+    def other(state, batch):
+        state, loss = mlp.train_step(state, batch)
+        return state, 2 * loss
+
+    def other_tree(state, batch):
+        return [*mlp.train_step(state, batch)]
+
+    assert plan.constrain(again).__name__ == "again"
+    assert plan.constrain(jax.jit(mlp.train_step))
+    for fn in (other, other_tree, lambda state, batch: (state, batch)):
+        with pytest.raises(PlanError, match="is not the function that was planned"):
+            plan.constrain(fn)
 
 
-def test_importing_starts_nothing_and_plan_is_a_function_and_a_package():
+def test_importing_starts_nothing_and_every_public_name_is_there():
     code = (
         "import sys, tepdist; assert 'jax' not in sys.modules;"
-        "import tepdist.plan.types as types;"
-        "from tepdist.plan import json;"
-        "assert callable(tepdist.plan) and tepdist.plan.types is types;"
-        "tepdist.parallelize; from jax.extend import backend;"
+        "assert set(tepdist.__all__) <= set(dir(tepdist));"
+        "import tepdist.plans.types;"
+        "assert all(getattr(tepdist, name) for name in tepdist.__all__);"
+        "from jax.extend import backend;"
         "import jax; jax.config.update('jax_num_cpu_devices', 3);"  # refused if started
         "assert not hasattr(tepdist, 'nothing')"
     )

@@ -20,7 +20,7 @@ from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
 from tepdist.frontends.jax import trace
 from tepdist.lowering.compiled import compiled_collectives
-from tepdist.plan.types import Options
+from tepdist.plans.types import Options
 from tepdist.runtime.local import Executable
 from tepdist.sharding import Mesh
 

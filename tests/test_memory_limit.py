@@ -14,7 +14,7 @@ from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
 from tepdist.errors import NoPlanFits
 from tepdist.frontends.jax import Traced, trace
-from tepdist.plan.types import Options, Plan
+from tepdist.plans.types import Options, Plan
 from tepdist.program.graph import Program
 from tepdist.program.roles import Role
 from tepdist.sharding import Mesh

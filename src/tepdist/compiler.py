@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 from tepdist.cluster.model import Cluster
 from tepdist.cost.compute import matmul_peak_flops_per_s, model_flops
-from tepdist.errors import OptionsError
-from tepdist.plan.types import Options, Plan, Predicted, Stage
+from tepdist.errors import OptionsError, located
+from tepdist.plans.types import Options, Plan, Predicted, Stage
 from tepdist.program.fingerprint import fingerprint
 from tepdist.program.graph import Program
 from tepdist.program.roles import Roles
@@ -37,9 +37,9 @@ def compile_plan(
         OptionsError: if an option or constraint cannot be honoured.
         RolesError: if the roles do not match the program.
     """
-    check_roles(program, roles)
-    _check_options(options)
-    with _collection_paused():
+    with located(f"{program.name} on {cluster.name}"), _collection_paused():
+        check_roles(program, roles)
+        _check_options(options)
         found = search(
             program, roles, cluster, options=options, progress=progress or _silent
         )

@@ -4,6 +4,9 @@ A user's mistake raises a `TepdistError` subclass: one line of problem with the
 values in it, one of where, one hint. An `assert` is for our own mistakes.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class TepdistError(Exception):
     """Base of all errors meant for users.
@@ -33,6 +36,25 @@ class TepdistError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         state = {"where": self.where, "hint": self.hint}
         return (type(self), (self.problem,), state)
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Errors from inside that do not say where they were found say this.
+
+    >>> with located("plan.json"):
+    ...     raise PlanError("the plan is empty")
+    Traceback (most recent call last):
+        ...
+    tepdist.errors.PlanError: the plan is empty
+      at: plan.json
+    """
+    try:
+        yield
+    except TepdistError as error:
+        if error.where is None:
+            error.where = where
+        raise
 
 
 class ProgramError(TepdistError):

@@ -27,10 +27,15 @@ class Mesh:
     def __post_init__(self) -> None:
         names = [name for name, _ in self.axes]
         if len(set(names)) != len(names):
-            raise OptionsError(f"mesh axis names {names} are not distinct")
+            raise OptionsError(
+                f"mesh axis names {names} are not distinct",
+                hint="give every axis its own name",
+            )
         for name, size in self.axes:
             if size < 1:
-                raise OptionsError(f"mesh axis {name!r} has size {size}")
+                raise OptionsError(
+                    f"mesh axis {name!r} has size {size}", hint="sizes are 1 or more"
+                )
 
     @property
     def num_devices(self) -> int:

@@ -10,11 +10,12 @@ import jax
 from jax.sharding import NamedSharding
 
 from tepdist.errors import PlanError, ShardingError
-from tepdist.frontends.call import Call, Leaf, key_data, read_leaf
-from tepdist.frontends.jax import Traced
+from tepdist.frontends.call import Call, Leaf, function_name, key_data, read_leaf
+from tepdist.frontends.jax import Traced, trace_call
 from tepdist.lowering.dtypes import result_structs
 from tepdist.lowering.planned import PlannedProgram, call
-from tepdist.plan import files, types
+from tepdist.plans import files, types
+from tepdist.program.fingerprint import compute_alike
 from tepdist.runtime.local import named_sharding
 from tepdist.sharding import Sharding
 
@@ -73,6 +74,7 @@ class Plan(types.Plan):
         if kwargs:
             raise PlanError(
                 f"{self.program.name} was called with keywords {', '.join(kwargs)}",
+                where="in_shardings",
                 hint="pass all arguments by position",
             )
         statics = {place for place, _ in traced.call.statics}
@@ -97,12 +99,19 @@ class Plan(types.Plan):
         """The function with every interior value where the plan wants it.
 
         What runs is the program that was planned: call it under `jax.jit`, with the
-        shardings above and arguments of the shapes that were planned for.
+        shardings above and arguments of the shapes that were planned for. It has no
+        derivative: plan the function that takes the gradient.
+
+        Args:
+            fn: The function that the plan was made for, or one that traces to the
+                same program.
 
         Raises:
-            PlanError: if the plan was loaded or has several stages.
+            PlanError: if the function is another one, or the plan was loaded or has
+                several stages.
         """
         traced, stage = self._traced(), self._stage()
+        self._check_traces_alike(fn, traced)
         planned = PlannedProgram(self.program, stage, result_structs(self.program))
 
         @functools.wraps(fn)
@@ -118,10 +127,24 @@ class Plan(types.Plan):
 
         return constrained
 
+    def _check_traces_alike(self, fn: Callable[..., Any], traced: Traced) -> None:
+        again = trace_call(fn, traced.call, name=traced.name, platform=traced.platform)
+        returns_alike = (again.result_tree, again.results) == (
+            traced.result_tree,
+            traced.results,
+        )
+        if not returns_alike or not compute_alike(again.read(), self.program):
+            raise PlanError(
+                f"{function_name(fn)} is not the function that was planned",
+                where=f"the plan of {self.program.name}",
+                hint="make a plan for it: tepdist.plan(fn, ...)",
+            )
+
     def _traced(self) -> Traced:
         if self.traced is None:
             raise PlanError(
                 "a loaded plan does not know the function's trees",
+                where=f"the plan of {self.program.name}",
                 hint="make the plan from the function: tepdist.plan(fn, ...)",
             )
         return self.traced
@@ -130,6 +153,7 @@ class Plan(types.Plan):
         if len(self.stages) != 1:
             raise PlanError(
                 f"the plan has {len(self.stages)} stages, which one jax.jit cannot run",
+                where=f"the plan of {self.program.name}",
                 hint="use tepdist.parallelize, or plan with num_stages=1",
             )
         return self.stages[0]
@@ -147,6 +171,7 @@ def _check_mesh(mesh: jax.sharding.Mesh, stage: types.Stage) -> None:
     if dict(mesh.shape) != wanted:
         raise ShardingError(
             f"the mesh is {dict(mesh.shape)}, the plan's is {wanted}",
+            where="mesh",
             hint="make one with jax.make_mesh of the plan's sizes and names",
         )
 
@@ -156,12 +181,14 @@ def _check_planned_for(fn_call: Call, leaves: Sequence[Any], tree: Any) -> None:
         raise PlanError(
             "the arguments are of another structure than was planned for",
             where=str(tree),
+            hint=f"they were planned as {fn_call.tree}",
         )
     for name, leaf, value in zip(fn_call.names, fn_call.leaves, leaves, strict=True):
         given = read_leaf(value, name)
         if not leaf.is_like(given):
             raise PlanError(
                 f"argument {name!r} is {given}, planned for {leaf}",
+                where=name,
                 hint="plan again for other shapes",
             )
 

@@ -71,7 +71,8 @@ def test_a_server_shows_its_sessions_and_stops_on_request(
         assert run(["status", address]) == 0
     text = capsys.readouterr().out
     assert "cpu:2" in text
-    assert "1 sessions" in text
+    assert f"tepdist {tepdist.__version__}, cpu:2" in text
+    assert "1 session\n" in text
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 0
     assert process.stdout is not None

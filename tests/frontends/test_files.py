@@ -23,7 +23,10 @@ ROLES = {
         {"name": "weight", "role": "state"},
         {"name": "tokens", "role": "batch", "batch_dim": 1},
     ],
-    "results": [{"name": "new", "replaces": "weight"}, {"name": "loss", "loss": True}],
+    "results": [
+        {"name": "new", "replaces": "weight"},
+        {"name": "loss", "is_loss": True},
+    ],
 }
 
 

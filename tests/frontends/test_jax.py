@@ -371,6 +371,43 @@ def test_side_effects_are_refused_by_name(fn):
     assert "callbacks" in error.value.hint
 
 
+def choose(state, flag):
+    return state if flag else -state
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        choose,
+        jax.jit(choose, static_argnums=1),
+        lambda state, flag: jax.jit(choose, static_argnames="flag")(state, flag=flag),
+        lambda state, flag: state * np.asarray(flag),
+        lambda state, flag: state * len(range(int(flag))),
+        lambda state, flag: state[jnp.arange(2) > flag],
+    ],
+)
+def test_a_value_that_tracing_needs_is_asked_for_as_static(fn):
+    with pytest.raises(ProgramError, match="needs the value of an argument") as error:
+        trace(fn, (jnp.ones(2), True), {})
+    assert "static_argnums" in error.value.hint
+    assert __file__ in error.value.where
+    assert "\n" not in error.value.problem
+
+
+def test_a_jitted_function_takes_the_static_arguments_that_are_stated():
+    jitted = jax.jit(choose, static_argnums=1)
+    traced = trace(jitted, (jnp.ones(2), False), {}, static_argnums=1)
+    assert traced.call.statics == ((1, False),)
+
+
+def test_the_functions_own_value_error_passes():
+    def broken(state):
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        trace(broken, (jnp.ones(2),), {})
+
+
 @pytest.mark.parametrize(
     ("kwargs", "error", "problem"),
     [

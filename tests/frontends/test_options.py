@@ -1,5 +1,7 @@
 """Options as users write them in Python."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from tepdist.frontends.options import (
     read_options,
     read_step_options,
 )
-from tepdist.plan.types import Options
+from tepdist.plans.types import Options
 from tepdist.sharding import Mesh
 
 axes = st.lists(st.sampled_from("abc"), max_size=2)
@@ -76,9 +78,15 @@ def test_a_static_argument_is_known_by_position_and_by_name():
         ({"level": "fast"}, "level 'fast' is none of O1, O2, O3"),
         ({"mesh": "4 by 2"}, "mesh '4 by 2' is not readable"),
         ({"mesh": 8}, "mesh 8 is not readable"),
+        ({"mesh": (True, 2)}, "mesh (True, 2) is not readable"),
+        ({"mesh": {"x": "two"}}, "mesh {'x': 'two'} is not readable"),
+        ({"mesh": (2, 0)}, "mesh axis 'y' has size 0"),
         ({"memory_limit": "many"}, "size 'many' is not readable"),
         ({"memory_limit": -1}, "memory_limit=-1 is not a positive number"),
+        ({"memory_limit": math.inf}, "memory_limit=inf is not a positive number"),
         ({"time_limit": 0}, "time_limit=0 is not a positive number"),
+        ({"time_limit": "5"}, "time_limit='5' is not a positive number"),
+        ({"exact": "no"}, "exact='no' is neither True nor False"),
         ({"num_stages": 1.5}, "num_stages=1.5 is not a positive integer"),
         ({"constraints": {"w": (1,)}}, "constraint 'w' is not a tuple of mesh axes"),
     ],
@@ -87,3 +95,5 @@ def test_a_wrong_option_is_named(options, problem):
     with pytest.raises(OptionsError) as error:
         read_options(options)
     assert problem in error.value.problem
+    assert error.value.where in options
+    assert error.value.hint

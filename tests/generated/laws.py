@@ -11,7 +11,7 @@ from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
 from tepdist.frontends.jax import Traced, trace
 from tepdist.lowering.compiled import bytes_by_kind
-from tepdist.plan.types import Options, Plan
+from tepdist.plans.types import Options, Plan
 from tepdist.runtime.local import Executable
 from tepdist.sharding import Mesh
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from tepdist.cost.pricing import Pricing
-from tepdist.plan.types import Plan
+from tepdist.plans.types import Plan
 from tepdist.search.memory import MemoryModel
 from tepdist.search.problem import Builder, Problem
 from tepdist.search.staging import make_stage

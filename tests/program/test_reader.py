@@ -139,6 +139,7 @@ def test_bad_input_is_refused(data, problem):
     with pytest.raises(ProgramError, match=problem) as caught:
         read_program(data, name="model.mlir")
     assert caught.value.where.startswith("model.mlir")
+    assert caught.value.hint
     assert len(str(caught.value)) < 500
 
 
@@ -164,8 +165,9 @@ def test_a_dynamic_shape_is_refused_by_name(text, problem):
     body = """%0 = stablehlo.dynamic_reshape %b, %a
       : (tensor<4xf32>, tensor<1xi32>) -> tensor<?xf32>"""
     module = f"func.func @main({text}) {{ {body if '%b' in text else ''} return }}"
-    with pytest.raises(ProgramError, match=problem):
+    with pytest.raises(ProgramError, match=problem) as caught:
         read_program(module.encode(), name="model.mlir")
+    assert caught.value.hint
 
 
 def test_an_unknown_op_is_refused():

@@ -7,10 +7,10 @@ import pytest
 
 from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
-from tepdist.errors import ClusterError
+from tepdist.errors import ClusterError, ProgramError
 from tepdist.frontends.jax import trace
 from tepdist.lowering.compiled import bytes_by_kind
-from tepdist.plan.types import Options
+from tepdist.plans.types import Options
 from tepdist.runtime.local import Executable
 from tepdist.sharding import Mesh
 
@@ -111,6 +111,38 @@ def test_a_host_array_of_another_dtype_is_converted():
     _, executable = compiled(train)
     placed = executable.put(0, np.ones(SHAPE, np.float64))
     assert placed.dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", ["int4", "uint4", "float4_e2m1fn"])
+@pytest.mark.parametrize("donate", [True, False])
+def test_arguments_below_a_byte(dtype, donate):
+    given = (np.arange(32).reshape(8, 4) % 2).astype(dtype)
+    leaf = jax.ShapeDtypeStruct(given.shape, given.dtype)
+    executable = compiled_for(leaf, donate=donate)
+    state, x = executable.put(0, given), np.zeros(SHAPE, np.float32)
+    for _ in range(2):
+        state, total = executable([state, x])
+        assert total == 16
+    assert (np.asarray(state) == given).all()
+
+
+def test_two_bits_on_several_cpu_devices_are_refused():
+    with pytest.raises(ProgramError, match="state is of i2"):
+        compiled_for(jax.ShapeDtypeStruct((8, 4), jnp.int2))
+
+
+def compiled_for(leaf, *, donate=True):
+    def step(state, x):
+        return state, jnp.sum(state.astype(jnp.float32)) + jnp.sum(x)
+
+    traced = trace(step, (leaf, MATRIX), {}, donate=donate)
+    plan = compile_plan(
+        traced.read(),
+        traced.roles,
+        parse_cluster("cpu:4"),
+        options=Options(mesh=Mesh.parse("4"), constraints={"state": ROWS}),
+    )
+    return Executable(plan)
 
 
 def test_the_compiled_program_has_the_collectives_that_were_priced():

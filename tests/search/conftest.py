@@ -17,6 +17,7 @@ from tepdist.program.roles import Roles
 from tepdist.search.memory import MemoryModel
 from tepdist.search.network import Network
 from tepdist.search.problem import Builder, Problem
+from tepdist.search.shared import Choice, Shared
 from tepdist.search.structure import Structure, build_structure
 from tepdist.sharding import Mesh, Sharding
 
@@ -32,14 +33,17 @@ class Space:
         structure: Of the program.
         problem: On the mesh.
         memory: Of the problem.
-        network: The problem's costs, no limits.
     """
 
     program: Program
     structure: Structure
     problem: Problem
     memory: MemoryModel
-    network: Network
+
+    @property
+    def network(self) -> Network:
+        """Costs, no limits."""
+        return self.problem.network
 
     @property
     def num_assignments(self) -> int:
@@ -60,7 +64,26 @@ class Space:
             shape = [1] * count
             shape[i], shape[j] = table.shape
             total += table.reshape(shape)
+        for shared in self.network.shared:
+            total += self._paid(shared)
         return total
+
+    def _paid(self, shared: Shared) -> np.ndarray:
+        """What every assignment pays of a shared cost, broadcast over the others."""
+
+        def chosen(choice: Choice) -> np.ndarray:
+            shape = [1] * self.network.num_variables
+            shape[choice.variable] = len(choice.options)
+            return choice.options.reshape(shape)
+
+        row = chosen(shared.payer)
+        paid = np.zeros(1)
+        for column in range(shared.table.shape[1]):
+            takes = np.zeros(1, bool)
+            for reader in shared.readers:
+                takes = takes | (chosen(reader) == column)
+            paid = paid + np.where(takes, shared.table[row, column], 0.0)
+        return paid
 
     def peak(self, assignment: tuple[int, ...]) -> float:
         return float(self.memory.profile(assignment).max())
@@ -78,11 +101,7 @@ def build_space(
     structure = build_structure(program, roles, matched or {})
     pricing = Pricing(parse_cluster(cluster or f"cpu:{mesh.num_devices}"), mesh)
     problem = Builder(structure, pricing, wanted or {}).build()
-    empty = tuple(np.zeros((len(costs), 0)) for costs in problem.network.unary)
-    network = Network(
-        problem.network.unary, problem.network.binary, empty, np.zeros(0), np.zeros(0)
-    )
-    return Space(program, structure, problem, MemoryModel(structure, problem), network)
+    return Space(program, structure, problem, MemoryModel(structure, problem))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
 from tepdist.frontends.jax import trace
-from tepdist.plan.types import Options
+from tepdist.plans.types import Options
 from tepdist.search.decode import decode
 from tepdist.sharding import Mesh
 

@@ -8,7 +8,7 @@ import pytest
 
 from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
-from tepdist.plan.types import Options, Plan
+from tepdist.plans.types import Options, Plan
 from tepdist.program.roles import Roles
 from tepdist.sharding import Mesh
 
@@ -91,6 +91,12 @@ def test_nothing_is_cheaper_than_the_best_plan(cases):
         search = case.best_plan().search
         assert not case.cheaper_than(search.cost_s), case.seed
         assert search.lower_bound_s <= search.cost_s, case.seed
+
+
+def test_a_plan_costs_what_the_search_says(cases):
+    for case in cases:
+        plan = case.best_plan()
+        assert plan.search.cost_s == pytest.approx(plan.predicted.step_time_s)
 
 
 def test_nothing_that_fits_is_cheaper_than_the_best_plan_within_a_limit(cases):

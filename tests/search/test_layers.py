@@ -6,7 +6,7 @@ from tepdist import zoo
 from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
 from tepdist.frontends.jax import trace
-from tepdist.plan.types import Options
+from tepdist.plans.types import Options
 from tepdist.search import structure
 from tepdist.sharding import Mesh
 

@@ -3,6 +3,7 @@
 import itertools
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from tepdist.search.descent import Descent
 from tepdist.search.limited import LimitedSearch
 from tepdist.search.network import Network
+from tepdist.search.shared import Choice, Shared
+from tepdist.search.sharing import SharingSearch
 from tepdist.search.solver import solve, solve_within
 
 SEEDS = range(40)
@@ -31,7 +34,22 @@ def network(seed: int, *, num_variables: int = 6) -> Network:
         random.integers(0, 50, size=(size, NUM_TIMES)).astype(float) for size in sizes
     )
     limits = sum(usage.mean(axis=0) for usage in usages)
-    return Network(unary, binary, usages, limits, np.zeros(NUM_TIMES))
+    shared = tuple(
+        _shared(random, sizes, scale=scale) for _ in range(random.integers(0, 3))
+    )
+    return Network(unary, binary, shared, usages, limits, np.zeros(NUM_TIMES))
+
+
+def _shared(random, sizes, *, scale: float) -> Shared:
+    rows, columns = random.integers(1, 4, size=2)
+    variables = random.choice(len(sizes), size=random.integers(2, 5))
+    payer, *readers = [
+        Choice(int(v), random.integers(rows if first else columns + 1, size=sizes[v]))
+        for v, first in zip(variables, [True] + [False] * 9, strict=False)
+    ]
+    table = scale * random.random((rows, columns + 1)) * random.integers(0, 3)
+    table[:, 0] = 0
+    return Shared(payer, tuple(readers), table)
 
 
 def assignments(net: Network):
@@ -50,6 +68,7 @@ def test_cost_is_the_sum_of_what_is_chosen():
     net = Network(
         (np.array([1.0, 2.0]), np.array([10.0, 20.0, 30.0])),
         {(0, 1): np.array([[100.0, 200.0, 300.0], [400.0, 500.0, 600.0]])},
+        (),
         (np.array([[1.0], [2.0]]), np.array([[3.0], [4.0], [5.0]])),
         np.array([6.0]),
         np.array([1.0]),
@@ -117,7 +136,7 @@ def test_an_upper_bound_below_the_best_is_proven_or_passed_over(seed):
 
 
 def test_a_start_that_costs_nothing_is_returned():
-    net = Network((np.zeros(2),), {}, (np.zeros((2, 0)),), np.zeros(0), np.zeros(0))
+    net = Network((np.zeros(2),), {}, (), (np.zeros((2, 0)),), np.zeros(0), np.zeros(0))
     found = solve(net, (1,))
     assert found.assignment == (1,)
     assert found.cost == found.lower_bound == 0
@@ -133,6 +152,7 @@ def test_a_hard_network_ends_in_time_with_a_bound():
             for i, j in itertools.combinations(range(count), 2)
             if random.random() < 0.2
         },
+        (),
         tuple(np.zeros((size, 0)) for _ in range(count)),
         np.zeros(0),
         np.zeros(0),
@@ -175,7 +195,7 @@ def test_within_limits_the_solver_finds_what_brute_force_finds(seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_clause_forbids_its_choices_and_no_others(seed):
     net = network(seed)
-    free = Network(net.unary, net.binary, net.usages, net.limits * 100, net.fixed_usage)
+    free = replace(net, limits=net.limits * 100)
     best = min(assignments(net), key=net.cost)
     clause = tuple((variable, (best[variable],)) for variable in (0, 3))
     allowed = [
@@ -220,3 +240,32 @@ def test_a_limited_search_fits_if_it_says_so_and_its_bound_holds(seed):
         assert found.lower_bound <= min(fitting) * (1 + 1e-6)
     if found.peak <= limit:
         assert found.cost >= min(fitting)
+
+
+@pytest.mark.parametrize("upper", [None, 0.9, 1.1])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_search_with_shared_costs_finds_what_brute_force_finds(seed, upper):
+    net = network(seed)
+    best = cheapest(net)
+    bar = None if upper is None else best * upper
+    found = SharingSearch(net, start(net), upper=bar).run()
+    assert found.cost == pytest.approx(net.cost(found.assignment))
+    assert found.lower_bound <= best * (1 + 1e-6)
+    if upper is None or upper > 1:
+        assert found.cost == pytest.approx(best, rel=1e-6)
+        assert found.lower_bound == pytest.approx(best, rel=1e-6)
+    else:
+        assert found.lower_bound == pytest.approx(bar, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_charged_costs_bound_shared_ones(seed):
+    net = network(seed)
+    below = net.charged(net.shared, divided=True)
+    above = net.charged(net.shared, divided=False)
+    for assignment in assignments(net):
+        cost = net.cost(assignment)
+        assert below.cost(assignment) <= cost * (1 + 1e-12)
+        assert above.cost(assignment) >= cost * (1 - 1e-12)
+    bound = SharingSearch(net, start(net)).approach()
+    assert bound.lower_bound <= cheapest(net) * (1 + 1e-6) <= bound.cost * (1 + 1e-5)

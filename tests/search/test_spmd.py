@@ -9,7 +9,7 @@ from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
 from tepdist.errors import NoPlanFits
 from tepdist.frontends.jax import trace
-from tepdist.plan.types import Options
+from tepdist.plans.types import Options
 from tepdist.sharding import Mesh
 
 SPECS = (

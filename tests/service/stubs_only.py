@@ -57,7 +57,7 @@ def submit(stub, session, path):
         ],
         results=[
             pb.ResultRole(
-                name=entry["name"], replaces=entry["replaces"], is_loss=entry["loss"]
+                name=entry["name"], replaces=entry["replaces"], is_loss=entry["is_loss"]
             )
             for entry in sidecar["results"]
         ],

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tepdist import errors
-from tepdist.plan.types import Options
+from tepdist.plans.types import Options
 from tepdist.program.roles import ArgumentRole, ResultRole, Role, Roles
 from tepdist.service import convert, protocol
 from tepdist.service.faults import KINDS

@@ -1,7 +1,7 @@
 """Every mistake of a client's: a clear error of the right class, server alive."""
 
 import logging
-from collections.abc import Iterator
+import time
 
 import grpc
 import jax
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from tepdist import errors
-from tepdist.service import messages
 from tepdist.service.channel import Connection
 from tepdist.service.client import Session, connect
 from tepdist.service.protocol import tepdist_pb2 as pb
@@ -18,25 +17,8 @@ from tepdist.service.server import Server
 
 from .conftest import open_session
 from .models import batch_mlp, init_mlp, step_mlp
+from .raw import Raw, exported, roles
 
-# An execution that fails while it is under way: the kernel refuses `uplo`.
-FAILS_UNDER_WAY = """
-module @fails {
-  func.func public @main(
-      %a: tensor<4xf32> {tf.aliasing_output = 0 : i32}, %b: tensor<4x4xf32>)
-      -> (tensor<4xf32>, tensor<f32>) {
-    %0 = stablehlo.custom_call @lapack_spotrf_ffi(%b) {
-      api_version = 4 : i32, mhlo.backend_config = {uplo = 7 : i64}
-    } : (tensor<4x4xf32>) -> tensor<4x4xf32>
-    %zero = stablehlo.constant dense<0.0> : tensor<f32>
-    %sum = stablehlo.reduce(%0 init: %zero) applies stablehlo.add
-      across dimensions = [0, 1] : (tensor<4x4xf32>, tensor<f32>) -> tensor<f32>
-    %1 = stablehlo.broadcast_in_dim %sum, dims = [] : (tensor<f32>) -> tensor<4xf32>
-    %2 = stablehlo.add %a, %1 : tensor<4xf32>
-    return %2, %sum : tensor<4xf32>, tensor<f32>
-  }
-}
-"""
 CALLS_FOREIGN = """
 func.func public @main(%a: tensor<4xf32>) -> tensor<4xf32> {
   %0 = stablehlo.custom_call @TARGET(%a) {has_side_effect = true}
@@ -44,67 +26,6 @@ func.func public @main(%a: tensor<4xf32>) -> tensor<4xf32> {
   return %0 : tensor<4xf32>
 }
 """
-
-
-class Raw:
-    """A session's calls with messages of one's own making."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        opened = connection.ask("OpenSession", pb.OpenSessionRequest())
-        self.id: str = opened.session_id
-
-    def submit(self, module: bytes, **header) -> pb.Submitted:
-        message = pb.SubmitProgramHeader(session_id=self.id, name="p", **header)
-        requests = messages.submission(message, module)
-        for answer in self.connection.exchange("SubmitProgram", requests):
-            if answer.WhichOneof("part") == "submitted":
-                return answer.submitted
-        raise AssertionError("no program came back")
-
-    def put(self, *arrays) -> list[int]:
-        requests = messages.upload(self.id, arrays)
-        return list(self.connection.send("PutTensors", requests).handles)
-
-    def step(self, program_id: int, *arguments) -> pb.StepResponse:
-        header = pb.StepHeader(session_id=self.id, program_id=program_id)
-        return self.connection.send("Step", messages.step(header, arguments))
-
-    def fetch(self, *handles) -> list[np.ndarray]:
-        request = pb.FetchRequest(session_id=self.id, handles=handles)
-        return list(messages.download(self.connection.receive("Fetch", request)))
-
-
-@pytest.fixture
-def raw(server: Server) -> Iterator[Raw]:
-    connection = Connection(server.address, token=None, tls=None)
-    raw = Raw(connection)
-    yield raw
-    # Whatever was refused before, the session still works.
-    (handle,) = raw.put(np.arange(3))
-    np.testing.assert_array_equal(raw.fetch(handle)[0], np.arange(3))
-    connection.ask("CloseSession", pb.CloseSessionRequest(session_id=raw.id))
-    connection.close()
-
-
-def exported() -> bytes:
-    lowered = jax.jit(lambda w, x: (w + x.sum(0), x.sum())).lower(
-        jnp.ones(4), jnp.ones((8, 4))
-    )
-    return lowered.as_text().encode()
-
-
-def roles(*, donated: bool = True) -> pb.Roles:
-    return pb.Roles(
-        arguments=[
-            pb.ArgumentRole(name="w", role=pb.ROLE_STATE, donated=donated),
-            pb.ArgumentRole(name="x", role=pb.ROLE_BATCH, batch_dim=0),
-        ],
-        results=[
-            pb.ResultRole(name="w", replaces="w"),
-            pb.ResultRole(name="loss", is_loss=True),
-        ],
-    )
 
 
 @pytest.mark.parametrize(
@@ -255,67 +176,6 @@ def test_a_stream_that_is_none_of_the_protocols(raw: Raw, requests):
         raw.connection.send("Step", requests)
 
 
-@pytest.mark.parametrize("state", ["donated", "kept"])
-def test_a_step_that_fails_under_way_is_told_with_its_number(raw: Raw, state: str):
-    stated = failing_roles(donated=state == "donated")
-    program = raw.submit(FAILS_UNDER_WAY.encode(), roles=stated).program_id
-    (a, other) = raw.put(np.ones(4, np.float32), np.ones(2))
-    b = np.eye(4, dtype=np.float32)
-    response = raw.step(program, a, b)
-    with pytest.raises(errors.StepFailed, match="step 1 of 'p' failed"):
-        raw.fetch(response.results[1])
-    np.testing.assert_array_equal(raw.fetch(other)[0], np.ones(2))
-    for handle in (a, response.results[0]):
-        if state == "donated":
-            with pytest.raises(errors.StateConsumed):
-                raw.fetch(handle)
-        else:
-            np.testing.assert_array_equal(raw.fetch(handle)[0], np.ones(4))
-
-
-def test_state_that_is_not_donated_goes_back_to_the_last_good_step(raw: Raw):
-    good = raw.submit(exported(), roles=roles(donated=False)).program_id
-    bad = raw.submit(FAILS_UNDER_WAY.encode(), roles=failing_roles()).program_id
-    (state,) = raw.put(np.zeros(4, np.float32))
-    for _ in range(2):
-        state = raw.step(good, state, np.ones((8, 4), np.float32)).results[0]
-    handles = [state]
-
-    def step_on_and_on():
-        for _ in range(200):
-            response = raw.step(bad, handles[-1], np.eye(4, dtype=np.float32))
-            released = pb.ReleaseRequest(session_id=raw.id, handles=[handles.pop()])
-            raw.connection.ask("Release", released)  # a trainer holds the latest only
-            handles.append(response.results[0])
-
-    with pytest.raises(errors.StepFailed, match="the last good step"):
-        step_on_and_on()
-    np.testing.assert_array_equal(raw.fetch(handles[-1])[0], np.full(4, 16))
-
-
-def test_a_step_that_fails_under_way_is_told_by_a_later_step(raw: Raw):
-    program = raw.submit(FAILS_UNDER_WAY.encode(), roles=failing_roles()).program_id
-    (a,) = raw.put(np.ones(4, np.float32))
-
-    def step_often():
-        for _ in range(200):
-            raw.step(program, a, np.eye(4, dtype=np.float32))
-
-    with pytest.raises(errors.StepFailed, match="step 1 of 'p' failed"):
-        step_often()
-    np.testing.assert_array_equal(raw.fetch(a)[0], np.ones(4))
-
-
-def failing_roles(*, donated: bool = False) -> pb.Roles:
-    return pb.Roles(
-        arguments=[
-            pb.ArgumentRole(name="a", role=pb.ROLE_STATE, donated=donated),
-            pb.ArgumentRole(name="b", role=pb.ROLE_BATCH),
-        ],
-        results=[pb.ResultRole(name="a", replaces="a"), pb.ResultRole(name="loss")],
-    )
-
-
 def test_a_fault_of_the_servers_own_is_said_and_logged(
     raw: Raw, server: Server, caplog
 ):
@@ -344,6 +204,12 @@ def test_a_function_that_calls_back_never_leaves_the_client(session: Session):
 
     with pytest.raises(errors.ProgramError, match="side effects"):
         session.parallelize(chatty)({"w": jnp.ones(2)}, jnp.ones(2))
+
+
+def test_a_step_inside_jit(session: Session):
+    step = session.parallelize(lambda w, x: (w + x, x.sum()), level="O1")
+    with pytest.raises(errors.ProgramError, match="cannot be traced"):
+        jax.jit(step)(jnp.ones(4), jnp.ones(4))
 
 
 def test_another_sessions_remote_arrays(server: Server, session: Session):
@@ -397,6 +263,17 @@ def test_a_closed_session_says_so(server: Server):
     tree = session.put({"w": np.ones(2, np.float32)})
     session.close()
     with pytest.raises(errors.SessionError, match="the session is closed"):
+        session.fetch(tree)
+
+
+def test_a_session_whose_lease_lapsed_says_so(server: Server):
+    connection = Connection(server.address, token=None, tls=None)
+    session = Session(connection, ttl_s=0.2)
+    tree = session.put({"w": np.ones(2, np.float32)})
+    session._stop_lease()  # as if this process had been paused
+    while server.core.status().sessions:
+        time.sleep(0.05)
+    with pytest.raises(errors.SessionError, match="its lease lapsed"):
         session.fetch(tree)
 
 

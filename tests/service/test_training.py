@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tepdist.errors import PlanError, StateConsumed
+from tepdist.lowering.dtypes import DTYPES as WIRE_DTYPES
 from tepdist.service.client import Session, connect
 from tepdist.service.server import Server
 
@@ -24,6 +25,12 @@ from .models import (
 )
 
 NUM_STEPS = 8
+# Those that JAX makes without being asked for 64 bits, and XLA runs on CPU devices.
+DTYPES = {
+    name: dtype
+    for name, dtype in WIRE_DTYPES.items()
+    if name not in ("i2", "ui2", "i64", "ui64", "f64", "complex<f64>")
+}
 
 
 def assert_close(one, other):
@@ -181,6 +188,39 @@ def test_what_was_put_comes_back(session: Session, dtype):
     for one, other in zip(jax.tree.leaves(back), jax.tree.leaves(tree), strict=True):
         assert (one.dtype, one.shape) == (other.dtype, other.shape)
         np.testing.assert_array_equal(one, other)
+
+
+def test_state_and_batch_of_any_dtype(session: Session):
+    sample = 1 + jnp.arange(12).reshape(4, 3) % 2  # not 0, which f8E8M0FNU lacks
+    state = {name: sample.astype(dtype) for name, dtype in DTYPES.items()}
+    state["key"], state["none"] = jax.random.key(3), jnp.zeros((0, 3))
+    state["scalar"] = jnp.float32(7)
+
+    def step(state, batch):
+        return dict(state, count=state["i32"] + 1), batch, batch["f32"].sum()
+
+    run = session.parallelize(step, level="O1")
+    given = {name: np.asarray(state[name]) for name in ("i1", "ui4", "bf16", "f32")}
+    held = session.put({**state, "count": state["i32"]})
+    for _ in range(2):
+        held, batch, loss = run(held, given)
+    assert float(loss) == 18
+    back = session.fetch(held)
+    assert back.pop("count").sum() == 30
+    for one, other in ((back, state), (session.fetch(batch), given)):
+        assert {name: leaf.dtype for name, leaf in one.items()} == {
+            name: leaf.dtype for name, leaf in other.items()
+        }
+        for name in other:
+            assert (one[name] == other[name]).all()
+
+
+def test_a_batch_of_many_chunks(session: Session):
+    step = session.parallelize(lambda w, x: (w + x[-1], x.max()), level="O1")
+    x = np.arange(5 * 2**20, dtype=np.float32)
+    state, loss = step(session.put(jnp.zeros(4)), x)
+    assert float(loss) == x[-1]
+    np.testing.assert_array_equal(session.fetch(state), np.full(4, x[-1]))
 
 
 def test_dropped_tensors_are_freed_with_the_next_step(server: Server, session: Session):

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tepdist.errors import StateConsumed
+from tepdist.frontends.again import refuse_tracer
 from tepdist.frontends.call import Leaf, key_data, read_leaf
 from tepdist.program.roles import Role
 from tepdist.runtime.local import Executable
@@ -127,6 +128,7 @@ class CompiledCall:
         wanted = self.executable.argument_shardings[index]
         if not isinstance(array, jax.Array):
             return not self.traced.roles.arguments[index].donated
+        refuse_tracer(array, self.traced.name)
         if not array.committed or not array.sharding.is_equivalent_to(
             wanted, array.ndim
         ):

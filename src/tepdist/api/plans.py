@@ -10,7 +10,7 @@ from tepdist.compiler import compile_plan
 from tepdist.frontends.call import Call, read_call
 from tepdist.frontends.jax import trace_call
 from tepdist.frontends.options import StepOptions, read_step_options
-from tepdist.plan import types
+from tepdist.plans import types
 from tepdist.runtime.devices import ask_for_cpu_devices, resolve_cluster
 from tepdist.user_plan import Plan
 

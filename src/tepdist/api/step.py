@@ -12,10 +12,11 @@ import jax
 from tepdist.api.compiled import CompiledCall
 from tepdist.api.plans import Request, plan_call
 from tepdist.cluster.model import Cluster
-from tepdist.errors import PlanError
-from tepdist.frontends.again import check_same_state, keep_state
-from tepdist.frontends.call import Call, read_call
+from tepdist.errors import located
+from tepdist.frontends.again import PlannedCalls
+from tepdist.frontends.call import Call
 from tepdist.frontends.options import StepOptions, read_step_options
+from tepdist.plans.types import Options
 from tepdist.runtime.devices import devices_for, resolve_cluster
 from tepdist.runtime.local import Executable
 from tepdist.user_plan import Plan
@@ -56,9 +57,9 @@ class ParallelStep:
         self._fn = fn
         self._options = read_step_options(fn, options)
         self._cluster = cluster
-        self._devices = devices_for(cluster)
-        self._compiled: dict[Call, CompiledCall] = {}
-        self._latest: CompiledCall | None = None
+        with located(f"cluster {cluster.name}"):
+            self._devices = devices_for(cluster)
+        self._calls: PlannedCalls[CompiledCall] = PlannedCalls(fn, self._options)
 
     @property
     def plan(self) -> Plan:
@@ -67,7 +68,7 @@ class ParallelStep:
         Raises:
             PlanError: before the first call.
         """
-        return self._called().plan
+        return self._calls.called().plan
 
     def hlo_text(self) -> list[str]:
         """Compiled HLO of the latest call, one text per stage program.
@@ -75,38 +76,18 @@ class ParallelStep:
         Raises:
             PlanError: before the first call.
         """
-        return self._called().executable.hlo_text()
+        return self._calls.called().executable.hlo_text()
 
     def __call__(self, *args: Tree, **kwargs: Tree) -> Tree:
         left, left_named, statics = self._options.call.statics.take_out(args, kwargs)
         leaves, tree = jax.tree.flatten((left, left_named))
-        compiled = self._latest
+        compiled = self._calls.latest
         if compiled is None or not compiled.fits(leaves, tree, statics):
-            compiled = self._find(args, kwargs)
-            self._latest = compiled
+            compiled = self._calls.find(args, kwargs, make=self._compile)
+            self._calls.latest = compiled
         return compiled(leaves)
 
-    def _find(self, args: tuple[Tree, ...], kwargs: dict[str, Tree]) -> CompiledCall:
-        """What runs a call like this; planned and compiled now if it is the first."""
-        fn_call = read_call(self._fn, args, kwargs, options=self._options.call)
-        if fn_call not in self._compiled:
-            self._compiled[fn_call] = self._compile(fn_call)
-        return self._compiled[fn_call]
-
-    def _compile(self, fn_call: Call) -> CompiledCall:
-        options = self._options.plan
-        first = next(iter(self._compiled.values()), None)
-        if first is not None:
-            check_same_state(first.call, fn_call)
-            options = keep_state(options, first.plan)
+    def _compile(self, fn_call: Call, options: Options) -> CompiledCall:
         request = Request(self._cluster, options, donate=self._options.donate)
         plan = plan_call(self._fn, fn_call, request)
         return CompiledCall(plan, Executable(plan, self._devices))
-
-    def _called(self) -> CompiledCall:
-        if self._latest is None:
-            raise PlanError(
-                "the step has no plan before its first call: plans follow shapes",
-                hint="call it once, or use tepdist.plan(fn, ...)",
-            )
-        return self._latest

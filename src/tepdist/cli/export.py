@@ -26,7 +26,9 @@ def export(*, program: str, output: Path) -> None:
             export_program(loaded.program, loaded.roles, output)
         except OSError as error:
             raise ProgramError(
-                f"the program cannot be written: {error.strerror}", where=str(output)
+                f"the program cannot be written: {error.strerror}",
+                where=str(output),
+                hint="name a file in a folder that exists and may be written to",
             ) from None
     size = bytes_text(output.stat().st_size)
     click.echo(f"written {output} ({size}) and {sidecar_path(output).name}")

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import click
 
@@ -66,6 +67,17 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the subcommand; errors that say no place or no way out name it."""
+        try:
+            return super().invoke(ctx)
+        except TepdistError as error:
+            command = f"{ctx.command_path} {ctx.invoked_subcommand}"
+            error.where = error.where or command
+            if isinstance(error, USAGE_ERRORS):
+                error.hint = error.hint or _help_hint(command)
+            raise
+
     def format_commands(
         self, ctx: click.Context, formatter: click.HelpFormatter
     ) -> None:
@@ -109,8 +121,10 @@ def run(arguments: Sequence[str]) -> int:
         # The edge: what no error of ours covers still ends in a line and a code.
         if debug:
             raise
+        first_line = str(error).partition("\n")[0]
         click.echo(
-            f"error: tepdist met a fault of its own: {type(error).__name__}: {error}\n"
+            "error: tepdist met a fault of its own: "
+            f"{type(error).__name__}: {first_line}\n"
             "  hint: run again with --debug and report the traceback",
             err=True,
         )
@@ -122,10 +136,14 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
+def _help_hint(command: str) -> str:
+    return f"{command} --help lists what it takes"
+
+
 def _print_usage_error(error: click.ClickException) -> None:
     context = getattr(error, "ctx", None)
     lines = [f"error: {error.format_message()}"]
     if context is not None:
         lines.append(f"  at: {context.command_path}")
-        lines.append(f"  hint: {context.command_path} --help lists what it takes")
+        lines.append(f"  hint: {_help_hint(context.command_path)}")
     click.echo("\n".join(lines), err=True)

@@ -8,9 +8,11 @@ from typing import Any
 
 import click
 
-from tepdist.errors import OptionsError
+from tepdist.errors import OptionsError, located
 from tepdist.frontends.options import PLAN_WORDS, parse_size, read_options
 from tepdist.sharding import Mesh
+
+EXAMPLE = '{"params/*/mlp/w1": [null, "model"]}'
 
 
 def read_constraints_file(path: Path) -> Mapping[str, Any]:
@@ -23,18 +25,22 @@ def read_constraints_file(path: Path) -> Mapping[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OptionsError(
-            f"the constraints cannot be read: {error.strerror}", where=str(path)
+            f"the constraints cannot be read: {error.strerror}",
+            where=str(path),
+            hint=f"--constraints takes a file that holds e.g. {EXAMPLE}",
         ) from None
     except ValueError as error:
         raise OptionsError(
-            f"the constraints are not JSON: {error}", where=str(path)
+            f"the constraints are not JSON: {error}",
+            where=str(path),
+            hint=f"write {EXAMPLE}",
         ) from None
     is_table = isinstance(document, dict)
     if not is_table or not all(isinstance(dims, list) for dims in document.values()):
         raise OptionsError(
             "the constraints are not an object of name patterns and lists",
             where=str(path),
-            hint='write {"params/*/mlp/w1": [null, "model"]}',
+            hint=f"write {EXAMPLE}",
         )
     constraints: Mapping[str, Any] = document
     return constraints
@@ -46,11 +52,8 @@ def _at(flag: str, parse: Callable[[str], Any]) -> Callable[..., Any]:
     def callback(_context: click.Context, _parameter: Any, text: str | None) -> Any:
         if text is None:
             return None
-        try:
+        with located(f"{flag} {text}"):
             return parse(text)
-        except OptionsError as error:
-            where = error.where or f"{flag} {text}"
-            raise OptionsError(error.problem, where=where, hint=error.hint) from None
 
     return callback
 
@@ -90,7 +93,7 @@ _FLAGS = (
     click.option(
         "--constraints",
         callback=_at("--constraints", lambda text: read_constraints_file(Path(text))),
-        help='JSON file: {"params/*/mlp/w1": [null, "model"]}.',
+        help=f"JSON file: {EXAMPLE}.",
     ),
 )
 

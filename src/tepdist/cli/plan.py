@@ -10,12 +10,18 @@ from tepdist.cli.programs import load_program
 from tepdist.cli.progress import shown_progress
 from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
-from tepdist.plan import files
-from tepdist.plan.diff import diff as diff_plans
-from tepdist.plan.explain import explain as explain_value
-from tepdist.plan.json import to_json
-from tepdist.plan.types import Options
-from tepdist.report.details import collective_table, diff_screen, explanation_screen
+from tepdist.plans import files
+from tepdist.plans.diff import diff as diff_plans
+from tepdist.plans.explain import explain as explain_value
+from tepdist.plans.explain import find_named
+from tepdist.plans.json import to_json
+from tepdist.plans.types import Options
+from tepdist.report.details import (
+    collective_table,
+    diff_screen,
+    explanation_screen,
+    named_table,
+)
 from tepdist.report.terminal import plan_screen
 from tepdist.search.alternatives import find_alternatives
 
@@ -60,23 +66,30 @@ def plan(
 def explain(*, plan_file: Path, name: str | None) -> None:
     """Say why PLAN places the value or argument NAME as it does.
 
-    Without NAME: the whole plan and its costliest collectives.
+    NAME may be a pattern as in constraints, 'params/*'; what it means is listed if
+    that is more than one. Without NAME: the plan and its costliest collectives.
     """
     loaded = files.load(plan_file)
     console = Console()
-    if name is not None:
-        explain_value(loaded, name)  # refuses an unknown name before the search
-        with shown_progress("explaining", quiet=False) as report:
-            report("pricing the alternatives", 0.0)
-            others = find_alternatives(loaded, name)
-        found = explain_value(loaded, name, alternatives=others)
-        console.print(explanation_screen(found))
+    if name is None:
+        console.print(plan_screen(loaded))
+        for stage in loaded.stages:
+            costly = sorted(stage.collectives, key=lambda each: -each.seconds)
+            if costly:
+                console.print(collective_table("costliest", tuple(costly)))
         return
-    console.print(plan_screen(loaded))
-    for stage in loaded.stages:
-        costly = sorted(stage.collectives, key=lambda each: -each.seconds)
-        if costly:
-            console.print(collective_table("costliest", tuple(costly)))
+    found = find_named(loaded, name)
+    if len(found) > 1:
+        console.print(named_table(loaded, found))
+        click.echo(f"\n{len(found)} match {name}; one name alone says why")
+        return
+    (one,) = found
+    with shown_progress("explaining", quiet=False) as report:
+        report("pricing the alternatives", 0.0)
+        others = find_alternatives(loaded, one.name)
+    console.print(
+        explanation_screen(explain_value(loaded, one.name, alternatives=others))
+    )
 
 
 @click.command()

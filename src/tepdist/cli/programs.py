@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tepdist.cluster.model import Cluster
-from tepdist.errors import ProgramError
+from tepdist.errors import ProgramError, located
 from tepdist.frontends import files
 from tepdist.frontends.jax import trace
 from tepdist.program.graph import Program
@@ -43,7 +43,8 @@ def load_program(text: str, cluster: Cluster | None = None) -> LoadedProgram:
         OptionsError: for an unknown built-in program or key.
     """
     if text.startswith(ZOO):
-        built_in = build(text.removeprefix(ZOO))
+        with located(text):
+            built_in = build(text.removeprefix(ZOO))
         traced = trace(
             built_in.train_step,
             (built_in.state, built_in.batch),
@@ -58,6 +59,7 @@ def load_program(text: str, cluster: Cluster | None = None) -> LoadedProgram:
     if not path.exists():
         raise ProgramError(
             f"there is no program file {text!r}",
+            where="PROGRAM",
             hint=f"built-in programs start with {ZOO}; `tepdist zoo` lists them",
         )
     program, roles = files.load(path)

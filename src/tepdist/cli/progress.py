@@ -22,7 +22,7 @@ def shown_progress(title: str, *, quiet: bool) -> Iterator[Report]:
     console = Console(stderr=True)
     if quiet:
         yield lambda _phase, _share: None
-    elif console.is_terminal:
+    elif console.file.isatty():  # colours may be forced in a log, a bar may not
         with _new_bar(console) as bar:
             task = bar.add_task(title, total=1.0, phase="")
             yield lambda phase, share: bar.update(task, phase=phase, completed=share)

@@ -18,10 +18,11 @@ from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
 from tepdist.errors import StepFailed
 from tepdist.lowering.dtypes import struct_of
-from tepdist.plan.types import Options
+from tepdist.plans.types import Options
 from tepdist.program.graph import Program, Value
+from tepdist.program.module import short
 from tepdist.report.terminal import plan_screen
-from tepdist.report.units import seconds_text
+from tepdist.report.units import counted, seconds_text
 from tepdist.runtime.devices import devices_for
 from tepdist.runtime.local import Executable
 
@@ -58,7 +59,8 @@ def run(*, program: str, cluster: str, steps: int, options: Options) -> None:
     times = step_all(executable, first_arguments(loaded), steps=steps)
     later = times[1:] or times
     click.echo(
-        f"\n{steps} steps, median {seconds_text(float(np.median(later)))} a step; "
+        f"\n{counted(steps, 'step')}, "
+        f"median {seconds_text(float(np.median(later)))} a step; "
         f"predicted {seconds_text(plan.predicted.step_time_s)}"
     )
 
@@ -80,7 +82,11 @@ def step_all(
             results = executable(arguments)
             jax.block_until_ready(results)
         except jax.errors.JaxRuntimeError as error:
-            raise StepFailed(f"step {step} failed: {error}") from None
+            raise StepFailed(
+                f"step {step} failed: {short(str(error))}",
+                where=executable.plan.program.name,
+                hint="--debug shows all that the runtime says",
+            ) from error
         times.append(time.perf_counter() - start)
         losses = [
             f"{role.name} {float(result):.6g}"

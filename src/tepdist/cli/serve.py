@@ -6,7 +6,7 @@ import click
 from rich.console import Console
 
 from tepdist.report.terminal import new_table
-from tepdist.report.units import bytes_text, seconds_text
+from tepdist.report.units import bytes_text, counted, seconds_text
 from tepdist.runtime.devices import resolve_cluster
 from tepdist.service.channel import Connection
 from tepdist.service.protocol import tepdist_pb2 as pb
@@ -92,7 +92,8 @@ def status(*, address: str, token: str | None, tls: bool, tls_ca: Path | None) -
     console = Console()
     console.print(
         f"{address}: tepdist {info.server_version}, {info.cluster}, "
-        f"up {seconds_text(found.uptime_s)}, {len(found.sessions)} sessions",
+        f"up {seconds_text(found.uptime_s)}, "
+        f"{counted(len(found.sessions), 'session')}",
         markup=False,
         highlight=False,
     )

@@ -38,7 +38,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from tepdist.cluster.model import Cluster, Device, LinkLevel
-from tepdist.errors import ClusterError
+from tepdist.errors import ClusterError, located
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 _CLUSTER_KEYS = ("name", "fuses_reduce_scatter", "device", "levels", "sources")
@@ -65,7 +65,9 @@ def read_cluster_file(path: Path) -> Cluster:
         data = path.read_bytes()
     except OSError as error:
         raise ClusterError(
-            f"cannot read cluster file: {error.strerror}", where=str(path)
+            f"cannot read the cluster file: {error.strerror}",
+            where=str(path),
+            hint="give a TOML file's path, or a preset such as cpu:8 or 8xh100",
         ) from None
     document = parse_toml(data, str(path))
     return cluster_from_dict({"name": path.stem, **document}, where=str(path))
@@ -83,11 +85,16 @@ def cluster_from_dict(
     Raises:
         ClusterError: naming the first key that is missing, unknown or unfit.
     """
-    root = _Table(document, where)
+    with located(where):
+        return _cluster(_Table(document, where))
+
+
+def _cluster(root: "_Table") -> Cluster:
     root.allow(_CLUSTER_KEYS)
     device = _device(root.table("device"))
     levels = tuple(_level(table) for table in root.tables("levels"))
-    sources = root.table("sources") if "sources" in document else _Table({}, where)
+    has_sources = "sources" in root.entries
+    sources = root.table("sources") if has_sources else _Table({}, root.where)
     return Cluster(
         name=root.text("name"),
         device=device,
@@ -151,7 +158,11 @@ def parse_toml(data: bytes, where: str) -> dict[str, object]:
     try:
         return tomllib.loads(data.decode())
     except ValueError as error:
-        raise ClusterError(f"not a TOML file: {error}", where=where) from None
+        raise ClusterError(
+            f"not a TOML file: {error}",
+            where=where,
+            hint="the top of tepdist/cluster/files.py shows the form",
+        ) from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

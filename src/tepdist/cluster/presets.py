@@ -17,7 +17,7 @@ from tepdist.cluster.files import (
     read_cluster_file,
 )
 from tepdist.cluster.model import Cluster
-from tepdist.errors import ClusterError
+from tepdist.errors import ClusterError, located
 
 PRESETS = (
     "cpu",
@@ -49,22 +49,24 @@ def parse_cluster(text: str) -> Cluster:
     """
     if text.endswith(".toml") or "/" in text:
         return read_cluster_file(Path(text))
+    with located(f"cluster {text!r}"):
+        return _from_preset(text)
+
+
+def _from_preset(text: str) -> Cluster:
     match = _COUNT_AFTER.fullmatch(text) or _COUNT_BEFORE.fullmatch(text)
     kind = match["kind"] if match else text
     if kind not in PRESETS:
         raise ClusterError(
-            f"unknown cluster {text!r}: there is no preset {kind!r}",
+            f"there is no preset {kind!r}",
             hint=f"{nearest(kind, PRESETS)}; {_FORMS}",
         )
     if match is None:
-        raise ClusterError(f"cluster {text!r} does not say how many", hint=_FORMS)
+        raise ClusterError(f"{kind} without a number of devices", hint=_FORMS)
     nodes = match.groupdict().get("nodes")
     sizes = [int(match["devices"])] + ([int(nodes)] if nodes else [])
     if min(sizes) < 1:
-        raise ClusterError(
-            f"cluster {text!r} has a count of {min(sizes)}",
-            hint="counts are 1 or more",
-        )
+        raise ClusterError(f"a count of {min(sizes)}", hint="counts are 1 or more")
     return _sized(text, kind, sizes)
 
 
@@ -76,13 +78,13 @@ def _sized(name: str, kind: str, sizes: list[int]) -> Cluster:
     assert isinstance(levels, list)
     if len(sizes) > len(levels):
         raise ClusterError(
-            f"cluster {name!r}: {kind} has no nodes",
+            f"{kind} has no nodes",
             hint=f"write {kind}:{math.prod(sizes)}",
         )
     most = levels[0].get("size", math.inf)
     if sizes[0] > most:
         raise ClusterError(
-            f"cluster {name!r}: one node of {kind} has at most {most} devices",
+            f"one node of {kind} has at most {most} devices, not {sizes[0]}",
             hint=_split_hint(kind, math.prod(sizes), most),
         )
     sized = [

@@ -23,8 +23,8 @@ from rich.text import Text
 from tepdist.demo.comparison import LeafDifference, compare_states, verdicts
 from tepdist.demo.training import Run, train_alone, train_in_double, train_on_server
 from tepdist.errors import TepdistError
-from tepdist.plan import files
-from tepdist.plan.types import Plan
+from tepdist.plans import files
+from tepdist.plans.types import Plan
 from tepdist.report.terminal import as_text, facts, new_table, plan_screen
 from tepdist.report.units import seconds_text
 from tepdist.zoo.entries import build

@@ -14,7 +14,7 @@ from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
 from tepdist.frontends.jax import trace
 from tepdist.lowering.dtypes import struct_of
-from tepdist.plan.types import Options
+from tepdist.plans.types import Options
 from tepdist.program.module import new_context, parse
 from tepdist.program.reader import name_arguments, read_program
 from tepdist.runtime.local import Executable

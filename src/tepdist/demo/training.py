@@ -12,7 +12,7 @@ import jax
 
 from tepdist.demo.double import double_step
 from tepdist.errors import ConnectionLost
-from tepdist.plan.types import Plan
+from tepdist.plans.types import Plan
 from tepdist.service.client import connect
 from tepdist.zoo import text
 from tepdist.zoo.program import ZooProgram
@@ -102,7 +102,11 @@ def running_server() -> Iterator[str]:
             assert process.stdout is not None
             line = process.stdout.readline()
             if not line:
-                raise ConnectionLost("the demo's server did not start")
+                raise ConnectionLost(
+                    "the demo's server did not start",
+                    where=" ".join(command),
+                    hint="its own error stands above",
+                )
             yield line.split()[-1]
         finally:
             process.terminate()

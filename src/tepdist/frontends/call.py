@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tepdist.errors import OptionsError, ProgramError
+from tepdist.errors import OptionsError, ProgramError, located
 from tepdist.program.roles import Role
 
 Tree: TypeAlias = Any
@@ -191,6 +191,17 @@ def read_call(
             cannot be hashed.
         ProgramError: if an argument is neither array nor number.
     """
+    with located(f"the call of {function_name(fn)}"):
+        return _read_call(fn, args, kwargs, options=options)
+
+
+def _read_call(
+    fn: Callable[..., Any],
+    args: Sequence[Tree],
+    kwargs: Mapping[str, Tree],
+    *,
+    options: CallOptions,
+) -> Call:
     left, left_named, statics = options.statics.take_out(args, kwargs)
     _check_static(statics)
     slots = _slots(fn, len(left), tuple(left_named))
@@ -226,6 +237,11 @@ def read_call(
             for state in states
         ),
     )
+
+
+def function_name(fn: Callable[..., Any]) -> str:
+    """What to call a function: its name, or its type's if it has none."""
+    return str(getattr(fn, "__name__", type(fn).__name__))
 
 
 def read_leaf(value: object, name: str) -> Leaf:
@@ -345,9 +361,12 @@ def _chosen(
     for number in numbers:
         place = by_position.get(number + count if number < 0 else number)
         if place is None:
+            arguments = {0: "no arguments", 1: "1 argument"}
+            has = arguments.get(count, f"{count} arguments")
             raise OptionsError(
-                f"{option} has {number}, but the call has {count} arguments",
-                hint="count positional arguments from 0; () for none",
+                f"{option} has {number}, but the call has {has}",
+                hint="count positional arguments from 0; () for none; "
+                "the first is state unless state_argnums says otherwise",
             )
         places.append(place)
     return places

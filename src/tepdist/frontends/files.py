@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tepdist.errors import ProgramError, RolesError
+from tepdist.errors import ProgramError, RolesError, located
 from tepdist.program.graph import Program
 from tepdist.program.infer import infer_roles
 from tepdist.program.reader import name_arguments, read_program
@@ -31,14 +31,17 @@ def load(
         data = path.read_bytes()
     except OSError as error:
         raise ProgramError(
-            f"cannot read the program: {error.strerror}", where=str(path)
+            f"cannot read the program: {error.strerror}",
+            where=str(path),
+            hint="give a file that exists and may be read",
         ) from None
     program, stated = read_program(data, name=path.name, isolated=True)
     sidecar = Path(roles_path) if roles_path is not None else sidecar_path(path)
     if roles_path is None and not sidecar.exists():
         return program, stated or infer_roles(program)
     roles = _read_sidecar(sidecar)
-    _check(program, roles, sidecar)
+    with located(str(sidecar)):
+        check_roles(program, roles)
     names = tuple(argument.name for argument in roles.arguments)
     return name_arguments(program, names), roles
 
@@ -47,12 +50,10 @@ def _read_sidecar(path: Path) -> Roles:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RolesError(f"cannot read the roles: {error}", where=str(path)) from None
+        problem = error.strerror if isinstance(error, OSError) else str(error)
+        raise RolesError(
+            f"cannot read the roles: {problem}",
+            where=str(path),
+            hint="without a sidecar, roles are inferred from the program",
+        ) from None
     return roles_from_json(text, where=str(path))
-
-
-def _check(program: Program, roles: Roles, path: Path) -> None:
-    try:
-        check_roles(program, roles)
-    except RolesError as error:
-        raise RolesError(error.problem, where=str(path), hint=error.hint) from None

@@ -9,21 +9,24 @@ the trees of its arguments and of what it returns:
 - scalar float results that replace nothing are losses.
 """
 
+import inspect
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from tepdist.errors import ProgramError
+from tepdist.errors import ProgramError, located
 from tepdist.frontends.call import (
     Call,
     Leaf,
     Tree,
     TreeDef,
     call_options,
+    function_name,
     key_data,
     path_text,
     read_call,
@@ -33,6 +36,18 @@ from tepdist.frontends.call import (
 from tepdist.program.graph import Program
 from tepdist.program.reader import name_arguments, read_program
 from tepdist.program.roles import ArgumentRole, ResultRole, Role, Roles
+
+# What JAX raises where Python needs the value of a traced argument, and what
+# `jax.jit` says of such an argument where it wants a static one.
+VALUE_ERRORS = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerBoolConversionError,
+    jax.errors.TracerIntegerConversionError,
+    ValueError,
+)
+STATIC_PROBLEM = "Non-hashable static arguments"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +62,7 @@ class Traced:
         result_tree: Structure of what comes out.
         results: What comes out, in the program's order.
         key_results: Which of these are typed keys.
+        platform: What it was lowered for; None for JAX's default.
     """
 
     name: str
@@ -56,6 +72,7 @@ class Traced:
     result_tree: TreeDef
     results: tuple[Leaf, ...]
     key_results: tuple[int, ...]
+    platform: str | None
 
     def read(self) -> Program:
         """The normalised program, its arguments named as in `roles`.
@@ -135,13 +152,16 @@ def trace_call(
     """Traces a call that was read before.
 
     Raises:
-        ProgramError: if the function has side effects.
+        ProgramError: if the function has side effects, or needs the value of an
+            argument that is not static.
     """
-    program_name = name or str(getattr(fn, "__name__", type(fn).__name__))
+    program_name = name or function_name(fn)
     args, kwargs = call.structs()
     jitted = jax.jit(_with_statics(fn, call, program_name), keep_unused=True)
-    traced = jitted.trace(*args, **kwargs)
-    _refuse_effects(traced.jaxpr.effects, program_name)
+    with located(_defined_at(fn) or program_name):
+        with _values_refused(program_name):
+            traced = jitted.trace(*args, **kwargs)
+        _refuse_effects(traced.jaxpr.effects, program_name)
     platforms = None if platform is None else (platform,)
     lowered = traced.lower(lowering_platforms=platforms)
     paths, result_tree = jax.tree_util.tree_flatten_with_path(traced.out_info)
@@ -160,6 +180,7 @@ def trace_call(
         key_results=tuple(
             index for index, leaf in enumerate(results) if leaf.key_impl is not None
         ),
+        platform=platform,
     )
 
 
@@ -172,6 +193,32 @@ def _with_statics(fn: Callable[..., Any], call: Call, name: str) -> Callable[...
 
     filled.__name__ = name
     return filled
+
+
+@contextmanager
+def _values_refused(name: str) -> Iterator[None]:
+    """Says what to do about a function that needs an argument's value.
+
+    That of a `jax.jit` with static arguments does: they are not to be seen from here.
+    """
+    try:
+        yield
+    except VALUE_ERRORS as error:
+        reason = str(error).partition("\n")[0]
+        if isinstance(error, ValueError):
+            if STATIC_PROBLEM not in reason:
+                raise
+            reason = "jax.jit was told that it is static"
+        raise ProgramError(
+            f"{name} needs the value of an argument when it is traced: {reason}",
+            hint="state it in static_argnums, also for a function in jax.jit already",
+        ) from error
+
+
+def _defined_at(fn: Callable[..., Any]) -> str | None:
+    """File and line of a Python function; None for what has none."""
+    code = getattr(inspect.unwrap(fn), "__code__", None)
+    return None if code is None else f"{code.co_filename}:{code.co_firstlineno}"
 
 
 def _refuse_effects(effects: Iterable[object], name: str) -> None:

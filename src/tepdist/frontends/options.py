@@ -4,15 +4,16 @@ The words are those of the command line, without dashes; what is left out is sea
 """
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypedDict
 
-from tepdist.errors import OptionsError
+from tepdist.errors import OptionsError, located
 from tepdist.frontends.call import CallOptions, call_options
-from tepdist.plan.types import Options
+from tepdist.plans.types import Options
 from tepdist.sharding import Mesh
 
 UserMesh: TypeAlias = Mesh | str | Sequence[int] | Mapping[str, int]
@@ -26,11 +27,14 @@ UNITS: Mapping[str, int] = MappingProxyType(
         **{"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40},
     }
 )
+POSITIVE_EXAMPLES: Mapping[str, str] = MappingProxyType(
+    {"time_limit": "60, in seconds", "memory_limit": "40 * 2**30, or a text: '40GiB'"}
+)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
 
 
 class PlanOptions(TypedDict, total=False):
-    """What may be asked of a search; see `tepdist.plan.types.Options`.
+    """What may be asked of a search; see `tepdist.plans.types.Options`.
 
     `mesh` is ``"2x4"``, ``"data=2,model=4"``, ``(2, 4)`` or a mapping of axis name to
     size; `memory_limit` is bytes or ``"40GiB"``; `constraints` maps a name pattern to
@@ -94,7 +98,7 @@ def read_step_options(fn: Callable[..., Any], given: StepOptions) -> ReadOptions
     for name in words:
         if name not in STEP_WORDS:
             raise _unknown(name, STEP_WORDS)
-    donate = bool(words.pop("donate", True))
+    donate = _flag(words.pop("donate", True), "donate")
     call = {name: words.pop(name) for name in CALL_WORDS if name in words}
     return ReadOptions(call_options(fn, **call), donate, read_options(words))
 
@@ -113,11 +117,15 @@ def read_options(given: Mapping[str, Any]) -> Options:
             raise _unknown(name, PLAN_WORDS)
     level = given.get("level", "O2")
     if level not in LEVELS:
-        raise OptionsError(f"level {level!r} is none of {', '.join(LEVELS)}")
+        raise OptionsError(
+            f"level {level!r} is none of {', '.join(LEVELS)}",
+            where="level",
+            hint='leave it out for "O2"',
+        )
     return Options(
         level=level,
         time_limit_s=_positive(given.get("time_limit"), "time_limit"),
-        mesh=read_mesh(given.get("mesh")),
+        mesh=_mesh(given.get("mesh")),
         num_stages=_count(given.get("num_stages"), "num_stages"),
         num_micro_batches=_count(given.get("num_micro_batches"), "num_micro_batches"),
         schedule=given.get("schedule"),
@@ -126,7 +134,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
         zero=given.get("zero"),
         memory_limit_bytes=_size(given.get("memory_limit")),
         constraints=read_constraints(given.get("constraints") or {}),
-        exact=bool(given.get("exact", True)),
+        exact=_flag(given.get("exact", True), "exact"),
     )
 
 
@@ -144,9 +152,9 @@ def read_mesh(mesh: UserMesh | None) -> Mesh | None:
             return mesh
         case str():
             return Mesh.parse(mesh)
-        case Mapping():
+        case Mapping() if _are_counts(mesh.values()):
             return Mesh(tuple((str(name), int(size)) for name, size in mesh.items()))
-        case Sequence() if all(isinstance(size, int) for size in mesh):
+        case Sequence() if _are_counts(mesh):
             return Mesh.of_shape(tuple(int(size) for size in mesh))
     raise OptionsError(
         f"mesh {mesh!r} is not readable", hint='write "2x4", "data=2,model=4" or (2, 4)'
@@ -167,6 +175,7 @@ def read_constraints(
     if not isinstance(constraints, Mapping):
         raise OptionsError(
             f"constraints are a {type(constraints).__name__}, not a mapping",
+            where="constraints",
             hint='write {"params/*/w1": (None, "model")}',
         )
     return {pattern: _dims(pattern, dims) for pattern, dims in constraints.items()}
@@ -184,7 +193,9 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     unit = UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None or float(match[1]) <= 0:
-        raise OptionsError(f"size {text!r} is not readable", hint="write e.g. 40GiB")
+        raise OptionsError(
+            f"size {text!r} is not readable", hint="write bytes, or e.g. 40GiB"
+        )
     return int(float(match[1]) * unit)
 
 
@@ -192,13 +203,35 @@ def _unknown(name: str, known: tuple[str, ...]) -> OptionsError:
     close = difflib.get_close_matches(name, known, n=1)
     meant = f"did you mean {close[0]!r}? " if close else ""
     return OptionsError(
-        f"unknown option {name!r}", hint=f"{meant}known: {', '.join(known)}"
+        f"unknown option {name!r}",
+        where=name,
+        hint=f"{meant}known: {', '.join(known)}",
     )
 
 
+def _mesh(mesh: UserMesh | None) -> Mesh | None:
+    with located("mesh"):
+        return read_mesh(mesh)
+
+
+def _are_counts(sizes: Iterable[object]) -> bool:
+    return all(type(size) is int for size in sizes)
+
+
+def _flag(flag: object, name: str) -> bool:
+    if not isinstance(flag, bool):
+        raise OptionsError(
+            f"{name}={flag!r} is neither True nor False",
+            where=name,
+            hint=f"write {name}=True or {name}=False",
+        )
+    return flag
+
+
 def _dims(pattern: str, dims: UserDims) -> tuple[tuple[str, ...], ...]:
+    given: object = [dims] if dims is None or isinstance(dims, str) else dims
     parsed: list[tuple[str, ...]] = []
-    for axes in [dims] if dims is None or isinstance(dims, str) else dims:
+    for axes in given if isinstance(given, Sequence) else [given]:
         match axes:
             case None:
                 parsed.append(())
@@ -209,6 +242,7 @@ def _dims(pattern: str, dims: UserDims) -> tuple[tuple[str, ...], ...]:
             case _:
                 raise OptionsError(
                     f"constraint {pattern!r} is not a tuple of mesh axes: {dims!r}",
+                    where="constraints",
                     hint='write per dim None, "axis" or ("axis", "axis")',
                 )
     return tuple(parsed)
@@ -216,18 +250,30 @@ def _dims(pattern: str, dims: UserDims) -> tuple[tuple[str, ...], ...]:
 
 def _size(limit: float | str | None) -> int | None:
     if isinstance(limit, str):
-        return parse_size(limit)
+        with located("memory_limit"):
+            return parse_size(limit)
     positive = _positive(limit, "memory_limit")
     return None if positive is None else int(positive)
 
 
 def _count(number: int | None, name: str) -> int | None:
-    if number is not None and (not isinstance(number, int) or number < 1):
-        raise OptionsError(f"{name}={number!r} is not a positive integer")
+    if number is not None and (type(number) is not int or number < 1):
+        raise OptionsError(
+            f"{name}={number!r} is not a positive integer",
+            where=name,
+            hint="leave it out to have it searched",
+        )
     return number
 
 
 def _positive(number: float | None, name: str) -> float | None:
-    if number is not None and not (isinstance(number, (int, float)) and number > 0):
-        raise OptionsError(f"{name}={number!r} is not a positive number")
+    if number is None:
+        return None
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
+    if not is_number or not 0 < number < math.inf:
+        raise OptionsError(
+            f"{name}={number!r} is not a positive number",
+            where=name,
+            hint=f"write a number, such as {name}={POSITIVE_EXAMPLES[name]}",
+        )
     return number

@@ -43,6 +43,9 @@ DTYPES: Mapping[str, np.dtype] = MappingProxyType(
     }
 )
 
+# Below a byte each; on the wire and in numpy they take one.
+BELOW_A_BYTE = frozenset({"i2", "i4", "ui2", "ui4", "f4E2M1FN"})
+
 
 def struct_of(value: Value) -> jax.ShapeDtypeStruct:
     """Shape and dtype of a value.
@@ -52,7 +55,9 @@ def struct_of(value: Value) -> jax.ShapeDtypeStruct:
     """
     if value.dtype not in DTYPES:
         raise ProgramError(
-            f"element type {value.dtype} of {value.name} has no JAX counterpart"
+            f"element type {value.dtype} of {value.name} has no JAX counterpart",
+            where=value.name,
+            hint="convert it to a type that JAX has",
         )
     return jax.ShapeDtypeStruct(value.shape, DTYPES[value.dtype])
 

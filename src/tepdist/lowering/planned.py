@@ -4,19 +4,20 @@ Public JAX only: the module becomes a private function of the module that `jax.j
 is lowering, so dispatch, donation and placement are JAX's own.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 from jax.extend.core import Primitive
-from jax.interpreters import mlir
+from jax.interpreters import ad, batching, mlir
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import func
 
 from tepdist.errors import PlanError
 from tepdist.lowering.spmd import annotate
-from tepdist.plan.types import Stage
+from tepdist.plans.types import Stage
 from tepdist.program.graph import Program
 from tepdist.program.module import parse
 
@@ -50,11 +51,21 @@ def _abstract(*_arguments: Any, planned: PlannedProgram) -> list[Any]:
     ]
 
 
-def _refuse(*_arguments: Any, planned: PlannedProgram) -> list[Any]:
+def _refuse_eager(*_arguments: Any, planned: PlannedProgram) -> list[Any]:
     raise PlanError(
         "a planned program runs under jax.jit only",
         where=planned.program.name,
         hint="jax.jit(plan.constrain(fn), in_shardings=plan.in_shardings(mesh), ...)",
+    )
+
+
+def _refuse_transform(
+    transform: str, *_arguments: Any, planned: PlannedProgram
+) -> list[Any]:
+    raise PlanError(
+        f"a planned program cannot be {transform}: only what was planned has a place",
+        where=planned.program.name,
+        hint="do that inside the function, and plan the whole",
     )
 
 
@@ -80,7 +91,13 @@ def _make_primitive() -> Primitive:
     primitive = Primitive(_NAME)
     primitive.multiple_results = True
     primitive.def_abstract_eval(_abstract)
-    primitive.def_impl(_refuse)
+    primitive.def_impl(_refuse_eager)
+    ad.primitive_jvps[primitive] = functools.partial(
+        _refuse_transform, "differentiated"
+    )
+    batching.primitive_batchers[primitive] = functools.partial(
+        _refuse_transform, "batched by vmap"
+    )
     mlir.register_lowering(primitive, _lower)
     return primitive
 

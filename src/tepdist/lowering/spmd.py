@@ -14,7 +14,7 @@ from jaxlib.mlir.dialects import sdy
 from tepdist.analysis.nodes import is_generated, source_dims
 from tepdist.cost.axis_parts import AxisPart, PartSharding
 from tepdist.cost.resharding import resharding_path
-from tepdist.plan.types import Stage
+from tepdist.plans.types import Stage
 from tepdist.program.graph import CONTROL_FLOW, TOKEN, Op, Program
 from tepdist.program.module import parse
 from tepdist.sharding import Mesh, Sharding

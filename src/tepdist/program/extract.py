@@ -173,5 +173,8 @@ def _read_type(type_: ir.Type, name: str) -> Type:
     if str(type_) == "!stablehlo.token":
         return (), TOKEN
     if not isinstance(type_, ir.RankedTensorType):
-        raise ProgramError(f"value {name} has type {type_}, which is no tensor")
+        raise ProgramError(
+            f"value {name} has type {type_}, which is no tensor",
+            hint="take what makes it out of the program",
+        )
     return tuple(type_.shape), str(type_.element_type)

@@ -84,7 +84,10 @@ def _body(function: ir.Operation) -> ir.Block:
     blocks: list[ir.Block] = list(function.regions[0].blocks)
     if len(blocks) != 1:
         name = ir.StringAttr(function.attributes["sym_name"]).value
-        raise ProgramError(f"function {name} has no body, or branches between blocks")
+        raise ProgramError(
+            f"function {name} has no body, or branches between blocks",
+            hint="write branches as stablehlo.case or stablehlo.if",
+        )
     return blocks[0]
 
 

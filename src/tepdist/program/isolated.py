@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from tepdist.errors import ProgramError
 from tepdist.program.aliases import Aliases
-from tepdist.program.module import short
+from tepdist.program.module import DAMAGED_HINT, short
 
 TIME_LIMIT_S = 300
 # The parent's import path is handed over: its own may have been set by hand.
@@ -46,13 +46,15 @@ def prepare_isolated(data: bytes) -> Prepared:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ProgramError(f"reading took over {TIME_LIMIT_S} s") from None
+        raise ProgramError(
+            f"reading took over {TIME_LIMIT_S} s", hint=DAMAGED_HINT
+        ) from None
     header, _, bytecode = child.stdout.partition(b"\n")
     if child.returncode:
         last_words = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise ProgramError(
             f"the compiler died reading the bytes: {short(last_words)}",
-            hint="if the file is damaged, write or export it again",
+            hint=DAMAGED_HINT,
         )
     fields = json.loads(header)
     if "problem" in fields:

@@ -23,6 +23,7 @@ from tepdist.errors import ProgramError
 
 BYTECODE_MAGIC = b"ML\xefR"
 PORTABLE_PRODUCER = b"StableHLO_v"
+DAMAGED_HINT = "if it was damaged or cut short, write or export it again"
 MAX_MESSAGE_CHARS = 240
 TEXT_POSITION = re.compile(r'"-":(?P<line>\d+):(?P<column>\d+)')
 
@@ -166,7 +167,8 @@ def hlo_text_to_proto(text: str) -> bytes:
         return bytes(_hlo.hlo_module_from_text(text).as_serialized_hlo_module_proto())
     except jax.errors.JaxRuntimeError as error:
         raise ProgramError(
-            f"the HLO text cannot be read: {short(_hlo_syntax_error(str(error)))}"
+            f"the HLO text cannot be read: {short(_hlo_syntax_error(str(error)))}",
+            hint=DAMAGED_HINT,
         ) from None
 
 
@@ -181,7 +183,8 @@ def hlo_proto_to_module(data: bytes) -> ir.Module:
     except jax.errors.JaxRuntimeError as error:
         raise ProgramError(
             "the bytes are no text, no MLIR bytecode and no intact HloModuleProto: "
-            + short(str(error))
+            + short(str(error)),
+            hint=DAMAGED_HINT,
         ) from None
     return parse(bytecode)
 
@@ -190,9 +193,11 @@ def mlir_error(problem: str, error: ir.MLIRError) -> ProgramError:
     """The first thing that MLIR complained about, as a user's error."""
     diagnostics = error.error_diagnostics
     if not diagnostics:
-        return ProgramError(problem)
+        return ProgramError(problem, hint=DAMAGED_HINT)
     first = diagnostics[0]
-    return ProgramError(f"{problem}: {short(first.message)}", where=_where(first))
+    return ProgramError(
+        f"{problem}: {short(first.message)}", where=_where(first), hint=DAMAGED_HINT
+    )
 
 
 def _where(diagnostic: "ir.DiagnosticInfo") -> str | None:

@@ -73,7 +73,10 @@ def main_function(module: ir.Module) -> func.FuncOp:
         )
     (main,) = public.values()
     if len(main.body.blocks) != 1:
-        raise ProgramError("function main has no body, or branches between blocks")
+        raise ProgramError(
+            "function main has no body, or branches between blocks",
+            hint="write branches as stablehlo.case or stablehlo.if",
+        )
     return main
 
 

@@ -52,7 +52,11 @@ def read_program(
         where = f"{name}, {error.where}" if error.where else name
         raise ProgramError(error.problem, where=where, hint=error.hint) from None
     except RecursionError:
-        raise ProgramError("loops and branches nest too deeply", where=name) from None
+        raise ProgramError(
+            "loops and branches nest too deeply",
+            where=name,
+            hint="write nested control flow flatter, or as one loop",
+        ) from None
     program = name_arguments(program, prepared.aliases.argument_names)
     return program, _stated_roles(program, prepared.aliases)
 
@@ -146,7 +150,9 @@ def _unzip(data: bytes) -> bytes:
     try:
         return gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
-        raise ProgramError(f"the gzip file is damaged: {error}") from None
+        raise ProgramError(
+            f"the gzip file is damaged: {error}", hint=modules.DAMAGED_HINT
+        ) from None
 
 
 def _without_dump(data: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """Roles as JSON: the sidecar ``FILE.roles.json`` beside an exported program.
 
 One object with ``arguments`` (name, role, batch_dim, donated) and ``results`` (name,
-replaces, loss), each in the program's order.
+replaces, is_loss), each in the program's order.
 """
 
 import json
@@ -13,7 +13,8 @@ from tepdist.program.graph import Program
 from tepdist.program.roles import ArgumentRole, ResultRole, Role, Roles
 
 ARGUMENT_KEYS = frozenset({"name", "role", "batch_dim", "donated"})
-RESULT_KEYS = frozenset({"name", "replaces", "loss"})
+RESULT_KEYS = frozenset({"name", "replaces", "is_loss"})
+_FORM = 'write {"arguments": [...], "results": [...]}'
 
 
 def sidecar_path(path: Path) -> Path:
@@ -33,7 +34,7 @@ def roles_to_json(roles: Roles) -> str:
         for argument in roles.arguments
     ]
     results = [
-        {"name": result.name, "replaces": result.replaces, "loss": result.is_loss}
+        {"name": result.name, "replaces": result.replaces, "is_loss": result.is_loss}
         for result in roles.results
     ]
     content = {"arguments": arguments, "results": results}
@@ -53,12 +54,16 @@ def roles_from_json(text: str, *, where: str) -> Roles:
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise RolesError(f"the roles are no JSON: {error}", where=where) from None
+        raise RolesError(
+            f"the roles are no JSON: {error}", where=where, hint=_FORM
+        ) from None
     entries = {}
     for part, keys in (("arguments", ARGUMENT_KEYS), ("results", RESULT_KEYS)):
         listed = content.get(part) if isinstance(content, dict) else None
         if not isinstance(listed, list):
-            raise RolesError(f"the roles have no list {part!r}", where=where)
+            raise RolesError(
+                f"the roles have no list {part!r}", where=where, hint=_FORM
+            )
         for number, entry in enumerate(listed):
             _check_entry(entry, keys, where=f"{where}, {part}[{number}]")
         entries[part] = listed
@@ -68,7 +73,9 @@ def roles_from_json(text: str, *, where: str) -> Roles:
             for number, entry in enumerate(entries["arguments"])
         ),
         tuple(
-            ResultRole(entry["name"], entry.get("replaces"), entry.get("loss", False))
+            ResultRole(
+                entry["name"], entry.get("replaces"), entry.get("is_loss", False)
+            )
             for entry in entries["results"]
         ),
     )
@@ -86,7 +93,10 @@ def check_roles(program: Program, roles: Roles) -> None:
     inner = {value.name for value in program.values if value.producer is not None}
     for role in roles.arguments:
         if role.name in inner:
-            raise RolesError(f"argument name {role.name!r} is that of an inner value")
+            raise RolesError(
+                f"argument name {role.name!r} is that of an inner value",
+                hint="choose another name",
+            )
     _check_count("arguments", len(roles.arguments), len(program.arguments))
     _check_count("results", len(roles.results), len(program.results))
     for argument, index in zip(roles.arguments, program.arguments, strict=True):
@@ -117,14 +127,16 @@ def _check_replacements(program: Program, roles: Roles) -> None:
             )
         if name in replaced:
             raise RolesError(
-                f"results {replaced[name]!r} and {result.name!r} both replace {name!r}"
+                f"results {replaced[name]!r} and {result.name!r} both replace {name!r}",
+                hint="let one result replace each state",
             )
         replaced[name] = result.name
         old, new = program.values[arguments[name]], program.values[index]
         if (old.shape, old.dtype) != (new.shape, new.dtype):
             raise RolesError(
                 f"result {result.name!r} is {new.dtype}{list(new.shape)} and cannot "
-                f"replace {name!r}, which is {old.dtype}{list(old.shape)}"
+                f"replace {name!r}, which is {old.dtype}{list(old.shape)}",
+                hint="a state's next value has its shape and dtype",
             )
 
 
@@ -132,7 +144,9 @@ def _check_names(what: str, names: Iterable[str]) -> None:
     seen = set()
     for name in names:
         if name in seen:
-            raise RolesError(f"two {what}s are called {name!r}")
+            raise RolesError(
+                f"two {what}s are called {name!r}", hint="names are unique"
+            )
         seen.add(name)
 
 
@@ -146,7 +160,11 @@ def _check_count(what: str, stated: int, actual: int) -> None:
 
 def _check_entry(entry: object, keys: frozenset[str], *, where: str) -> None:
     if not isinstance(entry, dict):
-        raise RolesError("the entry is no JSON object", where=where)
+        raise RolesError(
+            f"the entry is {entry!r:.60}, no JSON object",
+            where=where,
+            hint=f"write an object with keys of {', '.join(sorted(keys))}",
+        )
     unknown = sorted(set(entry) - keys)
     if unknown:
         raise RolesError(
@@ -157,9 +175,11 @@ def _check_entry(entry: object, keys: frozenset[str], *, where: str) -> None:
     _check_type(entry, "name", str, where=where, required=True)
     _check_type(entry, "replaces", str, where=where)
     _check_type(entry, "batch_dim", int, where=where)
-    for flag in ("donated", "loss"):
-        if not isinstance(entry.get(flag, False), bool):
-            raise RolesError(f"{flag} must be true or false", where=where)
+    for flag in ("donated", "is_loss"):
+        if not isinstance(stated := entry.get(flag, False), bool):
+            raise RolesError(
+                f"{flag} is {stated!r:.60}", where=where, hint="write true or false"
+            )
 
 
 def _check_type(
@@ -174,7 +194,11 @@ def _check_type(
     if value is None and not required:
         return
     if not isinstance(value, type_) or isinstance(value, bool):
-        raise RolesError(f"{key} is {value!r}, not a {type_.__name__}", where=where)
+        raise RolesError(
+            f"{key} is {value!r:.60}",
+            where=where,
+            hint="write a string" if type_ is str else "write a whole number",
+        )
 
 
 def _argument(entry: dict[str, str], *, where: str) -> ArgumentRole:

@@ -3,11 +3,12 @@
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from tepdist.plan.diff import CostChange, PlanDiff
-from tepdist.plan.explain import Explanation
-from tepdist.plan.types import Collective
+from tepdist.plans.diff import CostChange, PlanDiff
+from tepdist.plans.explain import Explanation, Named
+from tepdist.plans.json import bytes_per_device
+from tepdist.plans.types import Collective, Plan
 from tepdist.report.terminal import facts, new_table, placement_text, traffic_cells
-from tepdist.report.units import bytes_text, seconds_text
+from tepdist.report.units import bytes_text, counted, seconds_text
 from tepdist.sharding import Mesh, Sharding
 
 MOST_COLLECTIVES = 8
@@ -45,6 +46,23 @@ def explanation_screen(explanation: Explanation) -> RenderableType:
     if explanation.alternatives:
         parts.append(_alternatives(explanation))
     return Group(*parts)
+
+
+def named_table(plan: Plan, found: tuple[Named, ...]) -> RenderableType:
+    """Where each of some values lies, a line each."""
+    (stage, *_), program = plan.stages, plan.program
+    table = new_table(
+        "value", "role", "shape / axes", "per device", numbers=("per device",)
+    )
+    for named in found:
+        value, sharding = program.values[named.index], stage.values[named.index]
+        table.add_row(
+            Text(named.name),
+            "-" if named.role is None else named.role.value,
+            f"{value.dtype} {placement_text(sharding, value.shape)}",
+            bytes_text(bytes_per_device(value, sharding, stage.mesh)),
+        )
+    return table
 
 
 def collective_table(title: str, collectives: tuple[Collective, ...]) -> RenderableType:
@@ -90,7 +108,8 @@ def diff_screen(diff: PlanDiff) -> RenderableType:
     if diff.meshes:
         rows.append(("mesh", " -> ".join(_meshes_text(each) for each in diff.meshes)))
     if diff.num_interior:
-        rows.append(("inside", f"{diff.num_interior} values lie otherwise"))
+        values = counted(diff.num_interior, "value lies", "values lie")
+        rows.append(("inside", f"{values} otherwise"))
     parts = [facts(tuple(rows)), _costs(diff.costs)]
     if diff.arguments:
         parts.append(_arguments(diff))

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tepdist.plan.json import bytes_per_device
-from tepdist.plan.types import Plan
+from tepdist.plans.json import bytes_per_device
+from tepdist.plans.types import Plan
 from tepdist.program.roles import Role
 from tepdist.sharding import Sharding
 

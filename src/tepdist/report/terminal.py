@@ -7,10 +7,16 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tepdist.plan.diff import Traffic, traffic
-from tepdist.plan.types import Plan, Stage
+from tepdist.plans.diff import Traffic, traffic
+from tepdist.plans.types import Plan, Stage
 from tepdist.report.groups import ArgumentGroup, argument_groups
-from tepdist.report.units import bytes_text, count_text, percent_text, seconds_text
+from tepdist.report.units import (
+    bytes_text,
+    count_text,
+    counted,
+    percent_text,
+    seconds_text,
+)
 from tepdist.sharding import Mesh, Sharding
 
 MOST_ARGUMENTS = 12
@@ -79,7 +85,7 @@ def _summary(plan: Plan) -> RenderableType:
         (
             (
                 "program",
-                f"{program.name}: {len(program.ops)} ops, "
+                f"{program.name}: {counted(len(program.ops), 'op')}, "
                 f"fingerprint {plan.fingerprint[:12]}",
             ),
             (
@@ -136,7 +142,8 @@ def _search_text(plan: Plan) -> str:
     record = plan.search
     text = (
         f"{record.level}, {seconds_text(record.seconds)}, "
-        f"{record.num_candidates} meshes; cost {seconds_text(record.cost_s)}"
+        f"{counted(record.num_candidates, 'mesh', 'meshes')}; "
+        f"cost {seconds_text(record.cost_s)}"
     )
     bound = record.lower_bound_s
     if bound is None:

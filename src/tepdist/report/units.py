@@ -46,6 +46,15 @@ def count_text(count: float) -> str:
     return f"{count:.0f}" if unit == 0 else f"{_three_digits(count)} {_DECIMAL[unit]}"
 
 
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """A number of things, the noun in step with it.
+
+    >>> counted(1, "op"), counted(2, "op"), counted(0, "mesh", "meshes")
+    ('1 op', '2 ops', '0 meshes')
+    """
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
 def percent_text(share: float) -> str:
     """A share of one in percent.
 

@@ -7,9 +7,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from tepdist.errors import ProgramError
-from tepdist.lowering.dtypes import result_structs, struct_of
+from tepdist.lowering.dtypes import BELOW_A_BYTE, result_structs, struct_of
 from tepdist.lowering.planned import PlannedProgram, call
-from tepdist.plan.types import Stage
+from tepdist.plans.types import Stage
 from tepdist.program.graph import Program
 from tepdist.program.module import short
 
@@ -41,27 +41,38 @@ class CompiledProgram:
             donated: Positions of arguments whose buffers results may take.
 
         Raises:
-            ProgramError: if the devices' compiler refuses the program.
+            ProgramError: if the devices' compiler refuses the program, or ends the
+                process with such programs.
         """
         self.argument_shardings = tuple(argument_shardings)
         self.result_shardings = tuple(result_shardings)
-        self._structs = [struct_of(program.values[v]) for v in program.arguments]
+        _refuse_two_bits(program, (*argument_shardings, *result_shardings))
+        self._structs = [
+            struct_of(program.values[value]).update(sharding=sharding)
+            for value, sharding in zip(
+                program.arguments, self.argument_shardings, strict=True
+            )
+        ]
         planned = PlannedProgram(program, stage, result_structs(program))
-        lowered = jax.jit(
+        jitted = jax.jit(
             lambda *arguments: call(planned, arguments),
             in_shardings=self.argument_shardings,
             out_shardings=list(self.result_shardings),
             donate_argnums=tuple(donated),
             keep_unused=True,
-        ).lower(*self._structs)
+        )
         try:
-            self._compiled = lowered.compile()
+            self._compiled = jitted.lower(*self._structs).compile()
         except jax.errors.JaxRuntimeError as error:
             raise ProgramError(
                 f"XLA cannot compile the program: {short(str(error))}",
                 where=program.name,
                 hint="custom calls run only where their library is registered",
             ) from None
+        # What is compiled ahead refuses arguments below a byte for their layout (jax
+        # 0.10 to 0.12); by way of `jax.jit` the same executable takes them.
+        dtypes = {program.values[value].dtype for value in program.arguments}
+        self._run = self._compiled if dtypes.isdisjoint(BELOW_A_BYTE) else jitted
 
     def put(self, index: int, host_array: ArrayLike) -> jax.Array:
         """Places one argument on the devices, in shards."""
@@ -76,7 +87,7 @@ class CompiledProgram:
             arguments: Arrays where `argument_shardings` says; host arrays of the
                 program's dtypes may stand for arguments that are not donated.
         """
-        return tuple(self._compiled(*arguments))
+        return tuple(self._run(*arguments))
 
     def hlo_text(self) -> list[str]:
         """The compiled, partitioned HLO of each stage program."""
@@ -93,3 +104,24 @@ class CompiledProgram:
             - analysis.alias_size_in_bytes
             + analysis.temp_size_in_bytes
         )
+
+
+def _refuse_two_bits(
+    program: Program, shardings: Sequence[jax.sharding.Sharding]
+) -> None:
+    """Refuses types of two bits on several CPU devices.
+
+    An all-gather of them writes beyond its buffers there, which ends the process or
+    gives wrong numbers (jax 0.10.2 and 0.12.0).
+    """
+    devices: set[jax.Device] = set().union(*(each.device_set for each in shardings))
+    if len(devices) < 2 or any(device.platform != "cpu" for device in devices):
+        return
+    for value in program.values:
+        if value.dtype in ("i2", "ui2"):
+            raise ProgramError(
+                f"{value.name} is of {value.dtype}, which XLA cannot move between CPU "
+                "devices",
+                where=program.name,
+                hint="use i4 or i8, or one device",
+            )

@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tepdist.errors import ClusterError
-from tepdist.plan.types import Plan, Stage
+from tepdist.plans.types import Plan, Stage
 from tepdist.runtime.compiled import CompiledProgram
 from tepdist.sharding import Sharding
 

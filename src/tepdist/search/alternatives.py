@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from tepdist.analysis.groups import Group
 from tepdist.cost.pricing import Pricing
 from tepdist.errors import OptionsError
-from tepdist.plan.explain import Alternative
-from tepdist.plan.types import Plan, Stage
+from tepdist.plans.explain import Alternative
+from tepdist.plans.types import Plan, Stage
 from tepdist.search.constraints import matched_values, wanted_shardings
 from tepdist.search.decode import wanted_operands
 from tepdist.search.descent import Descent
-from tepdist.search.network import Array, Network, unlimited
+from tepdist.search.network import Network, unlimited
 from tepdist.search.problem import Builder, Problem
+from tepdist.search.shared import Array
 from tepdist.search.strategies import Strategy
 from tepdist.search.structure import Structure, build_structure
 
@@ -132,5 +133,5 @@ def _held_cost(
     unary[variable] = held
     start = list(chosen)
     start[variable] = int(values[0])
-    bent = unlimited(unary, network.binary)
+    bent = unlimited(unary, network.binary, network.shared)
     return bent.cost(Descent(bent).improve(start))

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tepdist.search.network import Array
-from tepdist.search.problem import Problem, link_tensors
+from tepdist.search.problem import Problem
+from tepdist.search.reads import link_tensors
+from tepdist.search.shared import Array
 from tepdist.search.structure import LinkKind, Structure
 from tepdist.sharding import Sharding
 

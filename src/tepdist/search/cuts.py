@@ -14,7 +14,8 @@ import numpy as np
 
 from tepdist.search.limited import Outcome
 from tepdist.search.memory import MemoryModel, Term
-from tepdist.search.network import Array, Network
+from tepdist.search.network import Network
+from tepdist.search.shared import Array
 from tepdist.search.solver import Clause, solve_within
 
 _MAX_ROUNDS = 400
@@ -88,6 +89,7 @@ class CutSearch:
         return Network(
             self._network.unary,
             self._network.binary,
+            self._network.shared,
             self._memory.usages(self._times),
             np.full(count, self._limit - self._memory.fixed),
             np.zeros(count),

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tepdist.search.network import Array, Network
+from tepdist.search.network import Network
+from tepdist.search.shared import Array, Shared
 
 _MAX_SWEEPS = 50
 
@@ -18,6 +19,11 @@ class Descent:
         for (i, j), table in network.binary.items():
             self._around[i].append((j, table.T))
             self._around[j].append((i, table))
+        self._shared: list[list[Shared]] = [[] for _ in network.unary]
+        for shared in network.shared:
+            variables = {choice.variable for choice in (shared.payer, *shared.readers)}
+            for variable in variables:
+                self._shared[variable].append(shared)
 
     def improve(self, start: Sequence[int]) -> tuple[int, ...]:
         """A local optimum near `start`, never worse than it."""
@@ -43,10 +49,15 @@ class Descent:
         costs = self._network.unary[index].copy()
         for other, table in self._around[index]:
             costs += table[values[other]]
+        for shared in self._shared[index]:
+            costs += shared.conditional(values, index)
         return costs
 
     def follow(self, order: Iterable[int], fixed: dict[int, int]) -> tuple[int, ...]:
-        """Decides variables in order, each best for what is decided before it."""
+        """Decides variables in order, each best for what is decided before it.
+
+        Shared costs are left aside.
+        """
         values: dict[int, int] = dict(fixed)
         for index in order:
             if index in values:

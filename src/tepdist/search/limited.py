@@ -8,7 +8,8 @@ lowering them again, closes in on the best answer that fits.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tepdist.search.network import Array, Network
+from tepdist.search.network import Network
+from tepdist.search.shared import Array
 
 # (network, start) -> assignment and a lower bound on the network's cost, or None.
 Solve = Callable[[Network, Sequence[int]], tuple[tuple[int, ...], float | None]]

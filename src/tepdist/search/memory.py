@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tepdist.search.copies import Copies
-from tepdist.search.network import Array, Network
+from tepdist.search.network import Network
 from tepdist.search.problem import Problem
+from tepdist.search.shared import Array
 from tepdist.search.structure import Structure
 
 

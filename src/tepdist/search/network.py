@@ -1,17 +1,17 @@
 """A cost function network with usage over time: what the solver solves.
 
 Choose one value for each variable. The cost is the sum of a unary cost for each
-variable and a binary cost for each edge. At each of a few times, the sum of the
-variables' usages must not exceed the limit. Plain arrays; no sharding in here.
+variable, a binary cost for each edge, and what several variables need alike and pay
+once. At each of a few times, the sum of the variables' usages must not exceed the
+limit. Plain arrays; no sharding in here.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from tepdist.search.shared import Array, Choice, Shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Network:
     Attributes:
         unary: Cost of each value of each variable, [num values of i].
         binary: For pairs i < j the cost of each pair of values, [values i, values j].
+        shared: What is paid once by several.
         usages: Usage of each value at each time, [values of i, num times].
         limits: Limit at each time, [num times].
         fixed_usage: Usage that no variable decides, [num times].
@@ -28,6 +29,7 @@ class Network:
 
     unary: tuple[Array, ...]
     binary: Mapping[tuple[int, int], Array]
+    shared: tuple[Shared, ...]
     usages: tuple[Array, ...]
     limits: Array
     fixed_usage: Array
@@ -46,6 +48,7 @@ class Network:
             float(costs[assignment[i], assignment[j]])
             for (i, j), costs in self.binary.items()
         )
+        total += sum(shared.cost(assignment) for shared in self.shared)
         return total
 
     def usage(self, assignment: tuple[int, ...]) -> Array:
@@ -68,13 +71,72 @@ class Network:
             costs + usage @ multipliers
             for costs, usage in zip(self.unary, self.usages, strict=True)
         ]
-        return unlimited(unary, self.binary)
+        return unlimited(unary, self.binary, self.shared)
+
+    def charged(self, parts: Sequence[Shared], *, divided: bool) -> "Network":
+        """A network in which each reader pays for itself in some shared costs.
+
+        Args:
+            parts: Of the shared costs.
+            divided: Whether a reader pays its part of a column, as if all took it: no
+                assignment costs more than here. Else each pays in full: none costs
+                less.
+        """
+        costs = CostSums(self.unary, self.binary)
+        for shared in parts:
+            table = shared.divided if divided else shared.table
+            for reader in shared.readers:
+                costs.add(shared.payer, reader, table)
+        gone = {id(shared) for shared in parts}
+        return replace(
+            self,
+            unary=tuple(costs.unary),
+            binary=costs.binary,
+            shared=tuple(s for s in self.shared if id(s) not in gone),
+        )
+
+
+class CostSums:
+    """Unary and binary costs while they are added up.
+
+    Attributes:
+        unary: As in `Network`.
+        binary: As in `Network`.
+    """
+
+    def __init__(
+        self,
+        unary: Sequence[Array],
+        binary: Mapping[tuple[int, int], Array] | None = None,
+    ) -> None:
+        self.unary = list(unary)
+        self.binary = dict(binary or {})
+
+    def add(self, first: Choice, second: Choice, table: Array) -> None:
+        """Adds the cost of what two variables, or one with itself, choose together.
+
+        Args:
+            first: Takes the row.
+            second: Takes the column.
+            table: Cost of each column in each row.
+        """
+        i, j = first.variable, second.variable
+        costs: Array = table[np.ix_(first.options, second.options)]
+        if i == j:
+            self.unary[i] = self.unary[i] + costs.diagonal()
+            return
+        if i > j:
+            i, j, costs = j, i, costs.T
+        known = self.binary.get((i, j))
+        self.binary[i, j] = costs if known is None else known + costs
 
 
 def unlimited(
-    unary: Sequence[Array], binary: Mapping[tuple[int, int], Array]
+    unary: Sequence[Array],
+    binary: Mapping[tuple[int, int], Array],
+    shared: tuple[Shared, ...] = (),
 ) -> Network:
     """A network without usage."""
     none = np.zeros(0)
     usages = tuple(np.zeros((len(costs), 0)) for costs in unary)
-    return Network(tuple(unary), binary, usages, none, none)
+    return Network(tuple(unary), binary, shared, usages, none, none)

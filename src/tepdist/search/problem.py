@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tepdist.analysis.groups import GroupTensor
 from tepdist.cost.compute import matmul_flops_per_s
 from tepdist.cost.pricing import Pricing
-from tepdist.search.network import Array, Network, unlimited
+from tepdist.search.network import Network
+from tepdist.search.reads import Reads
+from tepdist.search.shared import Array
 from tepdist.search.strategies import Space, Strategy, strategy_space
-from tepdist.search.structure import LinkKind, Structure
+from tepdist.search.structure import Structure
 from tepdist.search.work import Traffic
 from tepdist.sharding import Mesh, Sharding
 
@@ -82,8 +83,8 @@ class Builder:
             costs + self._reduction_costs(variable, spaces[variable]) * counts[variable]
             for variable, costs in enumerate(compute)
         ]
-        binary = self._edges(spaces, unary)
-        return Problem(self._pricing, spaces, compute, unlimited(unary, binary))
+        reads = Reads(structure, self._pricing, spaces)
+        return Problem(self._pricing, spaces, compute, reads.network(unary))
 
     def _find_spaces(self) -> tuple[Space, ...]:
         structure, pricing = self._structure, self._pricing
@@ -136,43 +137,6 @@ class Builder:
                     )
                 )
         return costs
-
-    def _edges(
-        self, spaces: Sequence[Space], unary: list[Array]
-    ) -> dict[tuple[int, int], Array]:
-        """Resharding costs of each pair of variables; of one with itself into unary."""
-        binary: dict[tuple[int, int], Array] = {}
-        for kind in self._structure.kinds:
-            table = kind.count * kind.trips * self._link_costs(kind, spaces)
-            i, j = kind.source, kind.target
-            if i == j:
-                unary[i] = unary[i] + table.diagonal()
-                continue
-            if i > j:
-                i, j, table = j, i, table.T
-            binary[i, j] = binary[i, j] + table if (i, j) in binary else table
-        return {pair: table for pair, table in binary.items() if table.any()}
-
-    def _link_costs(self, kind: LinkKind, spaces: Sequence[Space]) -> Array:
-        """Time to reshard one link for each pair of strategies [s]."""
-        written, read = link_tensors(self._structure, kind)
-        sources, source_index = spaces[kind.source].lies(written)
-        targets, target_index = spaces[kind.target].lies(read)
-        bytes_ = self._structure.program.values[written.value].bytes_
-        table = self._pricing.resharding_table(bytes_, sources, targets)
-        costs: Array = table[np.ix_(source_index, target_index)]
-        return costs
-
-
-def link_tensors(
-    structure: Structure, kind: LinkKind
-) -> tuple[GroupTensor, GroupTensor]:
-    """The tensor of a kind of links as it is written and as it is read."""
-    first = kind.first
-    return (
-        structure.groups[first.source].outputs[first.output],
-        structure.groups[first.target].inputs[first.input],
-    )
 
 
 def _traffic(traffic: Sequence[Traffic], space: Space) -> Array:

@@ -13,9 +13,11 @@ import pytoulbar2
 
 from tepdist.search.handlers import handlers_kept
 from tepdist.search.network import Network
+from tepdist.search.shared import Shared
 
 _RESOLUTION = 1e9  # integer cost of the first known solution
 _FORBIDDEN = 1e3  # times that solution's cost: never worth it
+_MAX_ONE_COPY = 3  # readers of which no two pairs can share two columns
 _USAGE_RESOLUTION = 1e6  # integer usage of a limit
 # toulbar2 keeps its options in globals: one solve at a time in a process.
 _lock = threading.Lock()
@@ -78,7 +80,7 @@ def solve(
     with _lock:
         pytoulbar2.tb2.init()  # its options belong to one thread
         model = _model(network, scale, top=int(_RESOLUTION * 1.01) + 1)
-        found, is_complete = _run(model, time_limit_s)
+        found, is_complete = _run(model, network.num_variables, time_limit_s)
         # Of a search that ended without an answer it says less than was proven.
         bound = wanted if is_complete else float(model.GetDDualBound()) / scale
     assignment = known if found is None else found
@@ -119,7 +121,7 @@ def solve_within(
                 _forbid(model, clause)
         except pytoulbar2.tb2.Contradiction:  # it sees at once that nothing fits
             return Within(None, upper)
-        found, is_complete = _run(model, time_limit_s)
+        found, is_complete = _run(model, network.num_variables, time_limit_s)
         bound = float(model.GetDDualBound()) / scale
     if not is_complete:
         return Within(found, bound)
@@ -145,14 +147,16 @@ def _forbid(model: "pytoulbar2.CFN", clause: Clause) -> None:
 
 
 def _run(
-    model: "pytoulbar2.CFN", time_limit_s: float | None
+    model: "pytoulbar2.CFN", num_variables: int, time_limit_s: float | None
 ) -> tuple[tuple[int, ...] | None, bool]:
     """The best assignment, if any was found, and whether the search came to its end."""
     limit = 0 if time_limit_s is None else max(1, round(time_limit_s))
     with handlers_kept():
         found = model.Solve(timeLimit=limit)
     is_complete = not pytoulbar2.tb2.option.limited
-    return (None if found is None else tuple(int(v) for v in found[0])), is_complete
+    if found is None:
+        return None, is_complete
+    return tuple(int(value) for value in found[0][:num_variables]), is_complete
 
 
 def _model(network: Network, scale: float, *, top: int) -> "pytoulbar2.CFN":
@@ -170,7 +174,60 @@ def _model(network: Network, scale: float, *, top: int) -> "pytoulbar2.CFN":
             model.AddFunction([index], _integers(costs, scale, forbidden))
     for (i, j), table in network.binary.items():
         model.AddFunction([i, j], _integers(table.ravel(), scale, forbidden))
+    for index, shared in enumerate(network.shared):
+        if len(shared.readers) <= _MAX_ONE_COPY:
+            _share_one(model, shared, f"copy{index}", scale=scale)
+            continue
+        for column in range(1, shared.table.shape[1]):
+            _share(model, shared, column, name=f"copy{index}.{column}", scale=scale)
     return model
+
+
+def _share_one(
+    model: "pytoulbar2.CFN", shared: Shared, name: str, *, scale: float
+) -> None:
+    """A shared cost as a variable: the row, and the column that is paid once.
+
+    Readers of other columns pay for themselves. That is all there is to share for up
+    to three readers.
+    """
+    costs = shared.table
+    kept = costs > 0
+    kept[:, 0] = True
+    rows, columns = np.nonzero(kept)
+    forbidden = int(_RESOLUTION * _FORBIDDEN)
+    model.AddVariable(name, [f"s{value}" for value in range(len(rows))])
+    model.AddFunction([name], _integers(costs[rows, columns], scale, forbidden))
+    payer = shared.payer
+    other_row = (payer.options[:, None] != rows).ravel()
+    model.AddFunction([payer.variable, name], (forbidden * other_row).tolist())
+    for reader in shared.readers:
+        own = np.where(
+            columns[:, None] == reader.options, 0.0, costs[rows][:, reader.options]
+        )
+        model.AddFunction(
+            [name, reader.variable], _integers(own.ravel(), scale, forbidden)
+        )
+
+
+def _share(
+    model: "pytoulbar2.CFN", shared: Shared, column: int, *, name: str, scale: float
+) -> None:
+    """One column of a shared cost as a variable: paid or not; who takes it needs it."""
+    forbidden = int(_RESOLUTION * _FORBIDDEN)
+    payer = shared.payer
+    model.AddVariable(name, ["unpaid", "paid"])
+    paid = _integers(shared.table[payer.options, column], scale, forbidden)
+    model.AddFunction(
+        [payer.variable, name], [cost for each in paid for cost in (0, each)]
+    )
+    for reader in shared.readers:
+        takes = (reader.options == column).tolist()
+        if any(takes):
+            model.AddFunction(
+                [reader.variable, name],
+                [cost for each in takes for cost in (forbidden * each, 0)],
+            )
 
 
 def _integers(costs: "np.ndarray", scale: float, forbidden: int) -> list[int]:

@@ -14,7 +14,7 @@ import numpy as np
 from tepdist.cluster.model import Cluster
 from tepdist.cost.pricing import Pricing
 from tepdist.errors import NoPlanFits, OptionsError
-from tepdist.plan.types import Options, SearchRecord, Stage
+from tepdist.plans.types import Options, SearchRecord, Stage
 from tepdist.program.graph import Program
 from tepdist.program.roles import Roles
 from tepdist.search.constraints import matched_values, wanted_shardings
@@ -25,7 +25,7 @@ from tepdist.search.memory import MemoryModel
 from tepdist.search.meshes import candidate_meshes
 from tepdist.search.network import Network
 from tepdist.search.problem import Builder, Problem
-from tepdist.search.solver import solve
+from tepdist.search.sharing import SharingSearch
 from tepdist.search.staging import make_stage
 from tepdist.search.structure import Structure, build_structure
 from tepdist.sharding import Mesh
@@ -210,13 +210,17 @@ def _solve_exactly(
     def exactly(
         priced: Network, start: Sequence[int]
     ) -> tuple[tuple[int, ...], float | None]:
-        upper = best if priced is network else None
-        solution = solve(priced, start, upper=upper, time_limit_s=clock.left)
+        if priced is network:
+            search = SharingSearch(priced, start, upper=best, time_limit_s=clock.left)
+            solution = search.run()
+        else:
+            search = SharingSearch(priced, start, time_limit_s=clock.left)
+            solution = search.approach()
         return solution.assignment, solution.lower_bound
 
-    search = _limited_search(network, memory, limit, solve=exactly)
+    limited = _limited_search(network, memory, limit, solve=exactly)
     start = candidate.outcome
-    outcome = search.run(start.assignment, out_of_time=clock.is_over)
+    outcome = limited.run(start.assignment, out_of_time=clock.is_over)
     better = min(start, outcome, key=lambda found: rank(found, limit))
     better = Outcome(better.assignment, better.cost, better.peak, outcome.lower_bound)
     to_beat = min(best, better.cost) if better.peak <= limit else best

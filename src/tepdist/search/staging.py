@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from tepdist.analysis.phases import Phase
 from tepdist.cost.resharding import resharding_steps
-from tepdist.plan.types import Collective, Stage, StageMemory
+from tepdist.plans.types import Collective, Stage, StageMemory
 from tepdist.program.graph import DTYPE_BYTES
 from tepdist.search.decode import decode, strategy_of
 from tepdist.search.memory import MemoryModel

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tepdist.analysis.groups import Group, GroupTensor
 from tepdist.analysis.nodes import Dims
-from tepdist.search.network import Array
+from tepdist.search.shared import Array
 from tepdist.sharding import Mesh, Sharding
 
 

@@ -1,6 +1,6 @@
 """What the search knows of a program before any mesh is looked at."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,15 +28,26 @@ class LinkKind:
         first: One of them.
         source: Variable of the groups that define the tensor.
         target: Variable of the groups that read it.
-        count: How many there are.
         trips: How often per step each may have to reshard.
     """
 
     first: Link
     source: int
     target: int
-    count: int
     trips: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fan:
+    """Values that are read by the same kinds of links.
+
+    Attributes:
+        kinds: All kinds of links that read such a value.
+        count: How many such values there are.
+    """
+
+    kinds: tuple[int, ...]
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +107,7 @@ class Structure:
         deciders: Group that each variable decides for first.
         variable_of: For each group its variable.
         kinds: Kinds of links.
+        fans: Which kinds read a value together.
         copied_links: Links whose copies take memory.
         buffers: Buffers that a strategy can cut.
         work: Work of each decider.
@@ -112,6 +124,7 @@ class Structure:
     deciders: tuple[int, ...]
     variable_of: tuple[int, ...]
     kinds: tuple[LinkKind, ...]
+    fans: tuple[Fan, ...]
     copied_links: CopiedLinks
     buffers: Buffers
     work: tuple[Work, ...]
@@ -159,6 +172,7 @@ def build_structure(
         deciders=deciders,
         variable_of=variable_of,
         kinds=kinds,
+        fans=_find_fans(links, kind_of),
         copied_links=_copied_links(
             nodes, groups, links, kind_of=kind_of, liveness=liveness
         ),
@@ -200,7 +214,6 @@ def _link_kinds(
 ) -> tuple[tuple[LinkKind, ...], tuple[int, ...]]:
     numbers: dict[tuple[int, int, int, int], int] = {}
     firsts: list[Link] = []
-    counts: dict[int, int] = defaultdict(int)
     kind_of = []
     for link in links:
         source, target = variable_of[link.source], variable_of[link.target]
@@ -209,19 +222,25 @@ def _link_kinds(
         )
         if kind == len(firsts):
             firsts.append(link)
-        counts[kind] += 1
         kind_of.append(kind)
     kinds = tuple(
         LinkKind(
             first=link,
             source=variable_of[link.source],
             target=variable_of[link.target],
-            count=counts[kind],
             trips=link_trips(nodes, groups, link),
         )
         for kind, link in enumerate(firsts)
     )
     return kinds, tuple(kind_of)
+
+
+def _find_fans(links: Sequence[Link], kind_of: Sequence[int]) -> tuple[Fan, ...]:
+    readers: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for link, kind in zip(links, kind_of, strict=True):
+        readers[link.source, link.output].add(kind)
+    counts = Counter(tuple(sorted(kinds)) for kinds in readers.values())
+    return tuple(Fan(kinds, count) for kinds, count in counts.items())
 
 
 def _copied_links(

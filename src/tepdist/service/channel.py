@@ -24,8 +24,11 @@ _STEP = "/tepdist.v1.Tepdist/Step"
 _CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    # Left alone, a server that is back is not looked for again for two minutes.
+    ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.max_receive_message_length", 16 * 2**20),
     # Answers are read by who waits for them: a thread for each call costs 0.5 ms.
     (ChannelOptions.SingleThreadedUnaryStream, 1),
@@ -45,7 +48,7 @@ class Connection:
     def __init__(
         self, address: str, *, token: str | None, tls: bool | str | Path | None
     ) -> None:
-        _check_address(address)
+        check_address(address)
         self.address = address
         self._is_open = True
         self._metadata = (
@@ -135,7 +138,12 @@ class Connection:
         return method
 
 
-def _check_address(address: str) -> None:
+def check_address(address: str) -> None:
+    """Refuses what is not ``host:port``.
+
+    Raises:
+        OptionsError: saying so.
+    """
     if not _ADDRESS.fullmatch(address):
         raise OptionsError(
             f"address {address!r} is not host:port", hint="write e.g. 127.0.0.1:7654"

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from tepdist.cluster.model import Cluster
-from tepdist.errors import ConnectionLost, SessionError
+from tepdist.errors import ConnectionLost, OptionsError, SessionError
 from tepdist.frontends.call import Leaf, key_data, read_leaf, wrap_key
 from tepdist.frontends.jax import Traced, trace
 from tepdist.frontends.options import StepOptions, read_step_options
-from tepdist.plan.json import from_json
-from tepdist.plan.types import Options, Plan
+from tepdist.plans.json import from_json
+from tepdist.plans.types import Options, Plan
 from tepdist.program import module as modules
 from tepdist.runtime.devices import resolve_cluster
 from tepdist.service import messages
@@ -50,7 +50,7 @@ def connect(
 
     Args:
         address: ``host:port``; None or ``local`` for a server in this process.
-        token: From the server's token file; None if it asks for none.
+        token: From the server's token file; a server without one takes any, or None.
         tls: True to trust the system's authorities, a PEM file to trust those in it;
             None to talk in the clear.
         ttl_s: Lease asked for [s]; the server's own if None. It is kept from a
@@ -63,8 +63,15 @@ def connect(
         ConnectionLost: if no server answers there.
         SessionError: if it does not let us in.
         ClusterError: if the cluster's devices are not at hand.
+        OptionsError: if a cluster is given for a server elsewhere, which has its own.
     """
     if address is not None and address != LOCAL:
+        if cluster is not None:
+            raise OptionsError(
+                f"cluster={cluster!r} is given for a server that has its own",
+                where=f"the server at {address}",
+                hint="leave cluster out, or start the server with --cluster",
+            )
         connection = Connection(address, token=token, tls=tls)
         return Session(connection, ttl_s=ttl_s, progress=progress)
     # Whoever else is on this machine can reach the port, but does not know the token.

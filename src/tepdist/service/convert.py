@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tepdist.errors import OptionsError, RolesError
-from tepdist.plan.types import Options
+from tepdist.plans.types import Options
 from tepdist.program.roles import ArgumentRole, ResultRole, Role, Roles
 from tepdist.service.protocol import tepdist_pb2 as pb
 from tepdist.sharding import Mesh

@@ -5,14 +5,14 @@ devices. Every method may raise any `TepdistError`.
 """
 
 import queue
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
 
 import numpy as np
 
-from tepdist.plan.types import Options
+from tepdist.plans.types import Options
 from tepdist.program import module as modules
 from tepdist.service.convert import (
     argument_to_proto,
@@ -20,7 +20,7 @@ from tepdist.service.convert import (
     result_to_proto,
     roles_from_proto,
 )
-from tepdist.service.engine import Engine, Target
+from tepdist.service.engine import Engine, Progress, Target
 from tepdist.service.faults import bad_request
 from tepdist.service.held import (
     ClientSession,
@@ -31,7 +31,7 @@ from tepdist.service.held import (
 )
 from tepdist.service.protocol import tepdist_pb2 as pb
 from tepdist.service.sessions import Sessions
-from tepdist.service.steps import DeviceQueue, fetch, ready
+from tepdist.service.steps import DeviceQueue, Step, fetch, ready
 from tepdist.service.tensors import (
     MAX_CHUNK_BYTES,
     Spec,
@@ -39,6 +39,7 @@ from tepdist.service.tensors import (
     chunks_of,
     text_chunks,
 )
+from tepdist.version import __version__
 
 PROTOCOL_VERSION = 1
 
@@ -63,7 +64,7 @@ class Core:
         device = self._engine.devices[0]
         return pb.GetServerInfoResponse(
             protocol_version=PROTOCOL_VERSION,
-            server_version=_own_version(),
+            server_version=__version__,
             jaxlib_version=modules.jaxlib_version(),
             stablehlo_minimum_version=modules.minimum_version(),
             stablehlo_version=modules.current_version(),
@@ -80,8 +81,15 @@ class Core:
         """Progress while the planner works, then the program and its plan."""
         phases: queue.SimpleQueue[tuple[str, float] | None] = queue.SimpleQueue()
         phases.put(("queue", 0.0))
+        left = threading.Event()
+
+        def report(phase: str, fraction: float) -> None:
+            if left.is_set():
+                raise CancelledError
+            phases.put((phase, fraction))
+
         job = self._engine.planner.submit(
-            self._load, session, header, module=module, phases=phases
+            self._load, session, header, module=module, report=report
         )
         job.add_done_callback(lambda _: phases.put(None))
         try:
@@ -90,8 +98,9 @@ class Core:
                     progress=pb.Progress(phase=phase[0], fraction=phase[1])
                 )
             yield from _submitted(session, job)
-        finally:
-            job.cancel()  # nobody waits any more: if it has not begun, it need not
+        finally:  # if nobody waits any more, others' programs need not either
+            left.set()
+            job.cancel()
 
     def _load(
         self,
@@ -99,7 +108,7 @@ class Core:
         header: pb.SubmitProgramHeader,
         *,
         module: bytes,
-        phases: "queue.SimpleQueue[tuple[str, float] | None]",
+        report: Progress,
     ) -> LoadedProgram:
         roles = roles_from_proto(header.roles) if header.HasField("roles") else None
         name = header.name or "program"
@@ -116,7 +125,7 @@ class Core:
             roles,
             options,
             name=name,
-            progress=lambda phase, fraction: phases.put((phase, fraction)),
+            progress=report,
         )
 
     def plan(self, session: ClientSession, program_id: int) -> Iterator[pb.TextChunk]:
@@ -136,22 +145,27 @@ class Core:
         chunks: Iterator[pb.TensorChunk],
     ) -> pb.PutTensorsResponse:
         specs = [Spec.from_proto(tensor) for tensor in header.tensors]
-        handles = [
-            session.tensors.add(HeldTensor(array, specs[index]))
+        held = [
+            HeldTensor(array, specs[index])
             for index, array in assemble(list(enumerate(specs)), chunks)
         ]
-        return pb.PutTensorsResponse(handles=handles)
+        # Not before all are here: the handles of half an upload are nobody's.
+        return pb.PutTensorsResponse(handles=map(session.tensors.add, held))
 
     def step(
         self,
         session: ClientSession,
         header: pb.StepHeader,
         chunks: Iterator[pb.TensorChunk],
+        *,
+        is_wanted: Callable[[], bool],
     ) -> pb.StepResponse:
+        """Starts a step, unless by then nobody waits for its results' handles."""
         session.tensors.remove(header.release)
         program = session.programs.get(header.program_id)
         arguments = _arguments(program, header.arguments, chunks)
-        number, results = self._queue.step(session, program, arguments)
+        step = Step(session, program, arguments, is_wanted)
+        number, results = self._queue.run(step)
         return pb.StepResponse(step=number, results=results)
 
     def fetch(
@@ -247,29 +261,22 @@ def _arguments(
 
 
 def _status(session: ClientSession, now_s: float) -> pb.SessionStatus:
-    with session.lock:
-        on_devices, in_host = bytes_of(session)
-        return pb.SessionStatus(
-            number=session.number,
-            client=session.client or "",
-            age_s=now_s - session.opened_s,
-            lease_left_s=max(session.expires_s - now_s, 0.0),
-            num_tensors=len(session.tensors),
-            device_bytes=on_devices,
-            host_bytes=in_host,
-            programs=[
-                pb.ProgramStatus(
-                    name=program.name,
-                    fingerprint=program.fingerprint or "",
-                    num_steps=program.num_steps,
-                )
-                for _, program in session.programs.items()
-            ],
-        )
-
-
-def _own_version() -> str:
-    try:
-        return version("tepdist")
-    except PackageNotFoundError:  # a checkout that is not installed
-        return "unknown"
+    # Without its lock, which a step holds while it waits for the devices.
+    on_devices, in_host = bytes_of(session)
+    return pb.SessionStatus(
+        number=session.number,
+        client=session.client or "",
+        age_s=now_s - session.opened_s,
+        lease_left_s=max(session.expires_s - now_s, 0.0),
+        num_tensors=len(session.tensors),
+        device_bytes=on_devices,
+        host_bytes=in_host,
+        programs=[
+            pb.ProgramStatus(
+                name=program.name,
+                fingerprint=program.fingerprint or "",
+                num_steps=program.num_steps,
+            )
+            for _, program in session.programs.items()
+        ],
+    )

@@ -15,8 +15,8 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSha
 from tepdist.cluster.model import Cluster
 from tepdist.compiler import compile_plan
 from tepdist.errors import ProgramError, StateError
-from tepdist.plan.json import to_json
-from tepdist.plan.types import Options, Plan
+from tepdist.plans.json import to_json
+from tepdist.plans.types import Options, Plan
 from tepdist.program.graph import Program
 from tepdist.program.infer import infer_roles
 from tepdist.program.reader import (
@@ -75,15 +75,15 @@ class Engine:
     Args:
         cluster: What plans are made for.
         devices: Its devices, in order.
-        data_dir: Where plans are kept for people, by fingerprint; None to keep none.
+        plans_dir: Where plans are kept for people, by fingerprint; None to keep none.
     """
 
     def __init__(
-        self, cluster: Cluster, devices: Sequence[jax.Device], data_dir: Path | None
+        self, cluster: Cluster, devices: Sequence[jax.Device], plans_dir: Path | None
     ) -> None:
         self.cluster = cluster
         self.devices = tuple(devices)
-        self._data_dir = data_dir
+        self._plans_dir = plans_dir
         # The solver and the compiler are made for one caller at a time.
         self.planner = ThreadPoolExecutor(1, thread_name_prefix="tepdist-planner")
 
@@ -152,10 +152,9 @@ class Engine:
         return _loaded(program, roles, executable)
 
     def _keep(self, plan: Plan, text: str) -> None:
-        if self._data_dir is not None:
-            folder = self._data_dir / "plans"
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{plan.fingerprint}.json").write_text(text, encoding="utf-8")
+        if self._plans_dir is not None:
+            file = self._plans_dir / f"{plan.fingerprint}.json"
+            file.write_text(text, encoding="utf-8")
 
     def close(self) -> None:
         self.planner.shutdown(cancel_futures=True)

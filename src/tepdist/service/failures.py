@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from tepdist.errors import StepFailed
-from tepdist.service.held import ClientSession, HeldTensor, LoadedProgram
+from tepdist.service.held import ClientSession, HeldTensor
 
 
 def raise_failures(session: ClientSession) -> None:
@@ -27,9 +27,10 @@ def raise_failures(session: ClientSession) -> None:
                 if not step.watched.is_deleted():
                     step.watched.block_until_ready()
             except jax.errors.JaxRuntimeError as error:
-                drop_poisoned(session)
                 label = f"step {step.number} of {program.name!r}"
-                raise step_failed(label, error, program) from error
+                drop_poisoned(session, f"{label} failed")
+                is_lost = bool(program.consumed)
+                raise step_failed(label, error, is_lost=is_lost) from error
             program.under_way.popleft()
 
 
@@ -40,10 +41,14 @@ def _has_ended(array: jax.Array) -> bool:
     return is_ready
 
 
-def drop_poisoned(session: ClientSession) -> None:
+def drop_poisoned(session: ClientSession, why: str) -> None:
     """Waits for the session's tensors; those that a failure took are let go.
 
     State goes back to the last good step's, where that was kept.
+
+    Args:
+        session: Whose.
+        why: What who asks for a lost one is told.
     """
     before: dict[int, tuple[int, HeldTensor]] = {}
     for _, program in session.programs.items():
@@ -54,7 +59,7 @@ def drop_poisoned(session: ClientSession) -> None:
         if _is_lost(held):
             good = _last_good(handle, before)
             if good is None:
-                session.tensors.remove([handle])
+                session.tensors.lose(handle, why)
             else:
                 session.tensors.replace(handle, good)
 
@@ -80,14 +85,20 @@ def _is_lost(held: HeldTensor) -> bool:
     return False
 
 
-def step_failed(label: str, error: Exception, program: LoadedProgram) -> StepFailed:
-    donates = any(role.donated for role, _ in program.arguments)
-    kept = (
-        "what it consumed is lost: go on from another state, or make one anew"
-        if donates
+def step_failed(label: str, error: Exception, *, is_lost: bool) -> StepFailed:
+    """The error to raise for a step.
+
+    Args:
+        label: Which step.
+        error: What the runtime says.
+        is_lost: Whether state went into it that does not come back.
+    """
+    hint = (
+        "the state it consumed is lost: put or make it anew; donate=False keeps it"
+        if is_lost
         else "the state is that of the last good step: go on from there"
     )
-    return StepFailed(f"{label} failed: {first_line(error)}", hint=kept)
+    return StepFailed(f"{label} failed: {first_line(error)}", hint=hint)
 
 
 def first_line(error: Exception) -> str:

@@ -74,8 +74,7 @@ class LoadedProgram:
         num_steps: Steps started so far.
         under_way: Steps not yet seen to end.
         consumed: Positions of the arguments that a step consumes.
-        kept: (result, position of the argument it replaces) where the argument's
-            memory is not given to the step.
+        replacing: (result, position of the argument it replaces).
         watched_result: The smallest result that no later step consumes.
         seen: For each argument a sharding that needs no moving, to be known again at
             a glance.
@@ -90,7 +89,7 @@ class LoadedProgram:
     num_steps: int = 0
     under_way: deque[StepUnderWay] = field(default_factory=deque)
     consumed: tuple[int, ...] = field(init=False)
-    kept: tuple[tuple[int, int], ...] = field(init=False)
+    replacing: tuple[tuple[int, int], ...] = field(init=False)
     watched_result: int | None = field(init=False)
     seen: list[Sharding] = field(init=False)
 
@@ -98,22 +97,19 @@ class LoadedProgram:
         self.consumed = tuple(
             index for index, (role, _) in enumerate(self.arguments) if role.donated
         )
-        positions = {
-            role.name: index
-            for index, (role, _) in enumerate(self.arguments)
-            if not role.donated
-        }
-        self.kept = tuple(
+        positions = {role.name: at for at, (role, _) in enumerate(self.arguments)}
+        self.replacing = tuple(
             (result, positions[role.replaces])
             for result, (role, _) in enumerate(self.results)
-            if role.replaces in positions
+            if role.replaces is not None
         )
-        loose = [
+        next_consumed = {result for result, at in self.replacing if at in self.consumed}
+        lasting = [
             (spec.bytes_, index)
-            for index, (role, spec) in enumerate(self.results)
-            if role.replaces is None
+            for index, (_, spec) in enumerate(self.results)
+            if index not in next_consumed
         ]
-        self.watched_result = min(loose)[1] if loose else None
+        self.watched_result = min(lasting)[1] if lasting else None
         self.seen = list(self.executable.argument_shardings)
 
 

@@ -1,5 +1,6 @@
 """The gRPC server: listens, keeps leases, stops in good order."""
 
+import ipaddress
 import signal
 import threading
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from tepdist.cluster.model import Cluster
 from tepdist.errors import ConnectionLost, OptionsError, SessionError
 from tepdist.runtime.devices import devices_for
 from tepdist.service.access import Access, read_tokens
+from tepdist.service.channel import check_address
 from tepdist.service.core import Core
 from tepdist.service.engine import Engine
 from tepdist.service.health import Health
@@ -27,7 +29,7 @@ DEFAULT_SESSION_TTL_S = 60.0
 _MAX_CALLS = 64
 _STOP_GRACE_S = 30.0
 _LEASE_LOOK_S = 0.25
-_LOOPBACK = ("127.", "localhost", "[::1]", "::1", "unix:")
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _CHANNEL_OPTIONS = (
     ("grpc.so_reuseport", 0),  # two servers on one port would share its calls
@@ -132,10 +134,12 @@ def serve(
 
     Raises:
         OptionsError: if others than this machine would be served without TLS and
-            tokens, or the lease is no length of time.
+            tokens, the lease is no length of time, or a file or folder named does
+            not serve.
         ClusterError: if the cluster's devices are not at hand.
         ConnectionLost: if the address cannot be listened on.
     """
+    check_address(listen)
     if (
         not insecure
         and not _is_loopback(listen)
@@ -148,10 +152,15 @@ def serve(
     access = None if token_file is None else _read_token_file(token_file)
     core = make_core(cluster, data_dir=data_dir, session_ttl_s=session_ttl_s)
     stop = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: stop.set())
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+
+    def ask_to_stop(*_: object) -> None:
+        stop.set()
+        for number in _STOP_SIGNALS:  # a second one does not wait for anybody
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in _STOP_SIGNALS:
+        signal.signal(number, ask_to_stop)
     try:
         server = Server(listen, core, access=access, tls=tls)
         if announce is not None:
@@ -173,12 +182,23 @@ def make_core(
 
     Raises:
         ClusterError: if the cluster's devices are not at hand.
-        OptionsError: if the lease is no length of time.
+        OptionsError: if the lease is no length of time, or plans cannot be kept.
     """
     if not session_ttl_s > 0:
         raise OptionsError(f"a session lease of {session_ttl_s} s", where="session_ttl")
-    engine = Engine(cluster, devices_for(cluster), data_dir)
+    plans_dir = None if data_dir is None else _made(data_dir / "plans")
+    engine = Engine(cluster, devices_for(cluster), plans_dir)
     return Core(engine, session_ttl_s)
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionsError(
+            f"the folder cannot be made: {error.strerror}", where=str(folder)
+        ) from None
+    return folder
 
 
 def _read_token_file(path: Path) -> Access:
@@ -194,7 +214,11 @@ def _read_token_file(path: Path) -> Access:
 
 
 def _is_loopback(listen: str) -> bool:
-    return listen.startswith(_LOOPBACK)
+    host = listen.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def _bind(server: grpc.Server, listen: str, tls: ServerTls | None) -> int:

@@ -91,7 +91,9 @@ class Servicer(tepdist_pb2_grpc.TepdistServicer):  # type: ignore[misc]
             header = _first(requests).header
             with self._core.sessions.call(header.session_id, client=client) as session:
                 chunks = itertools.chain(header.chunks, _chunks(requests))
-                return self._core.step(session, header, chunks)
+                return self._core.step(
+                    session, header, chunks, is_wanted=context.is_active
+                )
 
     def Fetch(
         self, request: pb.FetchRequest, context: grpc.ServicerContext

@@ -32,6 +32,7 @@ class Shelf(Generic[Item]):
         self._first = prefix << _COUNT_BITS
         self._next = self._first
         self._items: dict[int, Item] = {}
+        self._lost: dict[int, str] = {}
 
     def add(self, item: Item) -> int:
         number = self._next
@@ -48,6 +49,11 @@ class Shelf(Generic[Item]):
         """
         if number in self._items:
             return self._items[number]
+        if number in self._lost:
+            raise StateConsumed(
+                f"{self._what} {number} is lost: {self._lost[number]}",
+                hint="go on from another state, or put or make one anew",
+            )
         if self._first <= number < self._next:
             raise StateConsumed(
                 f"{self._what} {number} is gone: a step consumed it or it was released",
@@ -68,11 +74,20 @@ class Shelf(Generic[Item]):
         for number in numbers:
             self._items.pop(number, None)
 
+    def lose(self, number: int, why: str) -> None:
+        """Ends a number through no wish of its owner, who is told why."""
+        self.remove([number])
+        self._lost[number] = why
+
     def clear(self) -> None:
         self._items.clear()
+        self._lost.clear()
 
     def items(self) -> tuple[tuple[int, Item], ...]:
         return tuple(self._items.items())
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._items
 
     def __len__(self) -> int:
         return len(self._items)
@@ -163,8 +178,9 @@ class Sessions(Generic[Tensor, Program]):
             session = self._open.get(key)
             if session is None or session.client != client:
                 raise SessionError(
-                    "the session is unknown: it was closed, or its lease lapsed",
-                    hint="connect again",
+                    "the session is unknown: it was closed, its lease lapsed, or the "
+                    "server started anew",
+                    hint="connect again, and put or make the state anew",
                 )
             session.num_calls += 1
         try:

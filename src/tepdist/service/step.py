@@ -7,12 +7,11 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from tepdist.errors import PlanError
-from tepdist.frontends.again import check_same_state, keep_state
-from tepdist.frontends.call import Call, Leaf, key_data, read_call
+from tepdist.frontends.again import PlannedCalls
+from tepdist.frontends.call import Call, Leaf, key_data
 from tepdist.frontends.jax import Traced, trace_call
 from tepdist.frontends.options import ReadOptions
-from tepdist.plan import types
+from tepdist.plans import types
 from tepdist.service.remote import PendingInit, RemoteArray, abstract
 from tepdist.user_plan import Plan
 
@@ -76,9 +75,8 @@ class RemoteStep:
         self._session = session
         self._fn = fn
         self._options = options
-        self._loaded: dict[Call, Loaded] = {}
+        self._calls: PlannedCalls[Loaded] = PlannedCalls(fn, options)
         self._seen: dict[Any, Loaded] = {}
-        self._last: Loaded | None = None
 
     @property
     def plan(self) -> Plan:
@@ -87,7 +85,7 @@ class RemoteStep:
         Raises:
             PlanError: before the first call.
         """
-        return self._latest().plan
+        return self._calls.called().plan
 
     def hlo_text(self) -> list[str]:
         """Compiled HLO of the latest call, one text per stage program.
@@ -95,14 +93,14 @@ class RemoteStep:
         Raises:
             PlanError: before the first call.
         """
-        return self._session.hlo_text(self._latest().program_id)
+        return self._session.hlo_text(self._calls.called().program_id)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         statics = self._options.call.statics
         left, left_named, taken = statics.take_out(args, kwargs)
         leaves, tree = jax.tree.flatten((left, left_named))
         loaded = self._find((tree, taken, tuple(map(_aval, leaves))), args, kwargs)
-        self._last = loaded
+        self._calls.latest = loaded
         self._place_pending(loaded, leaves)
         arguments = [
             value if isinstance(value, RemoteArray) else _host_array(value, leaf)
@@ -118,14 +116,6 @@ class RemoteStep:
         ]
         return jax.tree.unflatten(loaded.traced.result_tree, results)
 
-    def _latest(self) -> Loaded:
-        if self._last is None:
-            raise PlanError(
-                "the step has no plan before its first call: plans follow shapes",
-                hint="call it once, or use tepdist.plan(fn, ...)",
-            )
-        return self._last
-
     def _find(
         self, key: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Loaded:
@@ -135,24 +125,14 @@ class RemoteStep:
         except TypeError:  # a static argument cannot be hashed: `read_call` says which
             loaded = None
         if loaded is None:
-            abstract_args, abstract_kwargs = jax.tree.map(
-                abstract, (args, dict(kwargs))
-            )
-            call = read_call(
-                self._fn, abstract_args, abstract_kwargs, options=self._options.call
-            )
-            loaded = self._loaded.get(call) or self._load(call)
+            left, named = jax.tree.map(abstract, (args, dict(kwargs)))
+            loaded = self._calls.find(left, named, make=self._load)
             if len(self._seen) >= _SEEN_LIMIT:
                 self._seen.clear()
             self._seen[key] = loaded
         return loaded
 
-    def _load(self, call: Call) -> Loaded:
-        options = self._options.plan
-        first = next(iter(self._loaded.values()), None)
-        if first is not None:
-            check_same_state(first.traced.call, call)
-            options = keep_state(options, first.plan)
+    def _load(self, call: Call, options: types.Options) -> Loaded:
         traced = trace_call(
             self._fn,
             call,
@@ -162,9 +142,7 @@ class RemoteStep:
         program_id, plan = self._session.submit(traced, options)
         roles = enumerate(traced.roles.arguments)
         donated = tuple(index for index, role in roles if role.donated)
-        decided = Plan.of(plan, traced)
-        self._loaded[call] = Loaded(traced, program_id, decided, donated)
-        return self._loaded[call]
+        return Loaded(traced, program_id, Plan.of(plan, traced), donated)
 
     def _place_pending(self, loaded: Loaded, leaves: Sequence[Any]) -> None:
         """Makes the state that waits for a plan where this one wants it."""

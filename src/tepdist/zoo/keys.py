@@ -155,7 +155,11 @@ def _read(row: KeyRow, text: str, *, where: str) -> object:
         if row.choices is not None and text in row.choices:
             return text
         wanted = " or ".join(row.choices or ())
-    raise OptionsError(f"key {row.name}={text} is not {wanted}", where=where)
+    raise OptionsError(
+        f"key {row.name}={text} is not {wanted}",
+        where=where,
+        hint=f"leave it out for {row.default}",
+    )
 
 
 def _read_float(text: str) -> float | None:

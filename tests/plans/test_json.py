@@ -5,15 +5,16 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tepdist.errors import PlanError, TepdistError
-from tepdist.plan import files
-from tepdist.plan.json import from_json, to_json
-from tepdist.plan.types import FORMAT_VERSION, Plan
+from tepdist.plans import files
+from tepdist.plans.json import from_json, to_json
+from tepdist.plans.types import FORMAT_VERSION, Plan
 from tepdist.sharding import Mesh
 
 MakePlan = Callable[[random.Random, Mesh], Plan]
@@ -147,6 +148,35 @@ def paths(document: object, path: tuple[object, ...] = ()) -> list[tuple[object,
     return [path, *(p for key, item in items for p in paths(item, (*path, key)))]
 
 
+def stated_shardings(document: dict[str, Any]) -> list[object]:
+    """Every sharding that a plan file states for arguments and results."""
+    return [
+        placement["sharding"]
+        for entry in document["arguments"] + document["results"]
+        for placement in entry["placements"]
+    ]
+
+
+@pytest.mark.parametrize("part", ["arguments", "results"])
+@pytest.mark.parametrize("sharding", [[["no axis"], []], [["x"], ["y"]], [], None])
+def test_a_placement_that_is_not_the_stages_is_refused(
+    plan: Plan, part: str, sharding: object
+) -> None:
+    document = json.loads(to_json(plan))
+    placement = document[part][0]["placements"][0]
+    assert placement["sharding"] != sharding
+    placement["sharding"] = sharding
+    with pytest.raises(PlanError, match=rf"{part}\[0\]\.placements"):
+        from_json(json.dumps(document))
+
+
+def test_a_collective_over_an_unknown_axis_is_refused(plan: Plan) -> None:
+    document = json.loads(to_json(plan))
+    document["stages"][0]["collectives"][0]["mesh_axes"] = ["no axis"]
+    with pytest.raises(PlanError, match="uses axes \\['no axis'\\]"):
+        from_json(json.dumps(document))
+
+
 @given(data=st.data())
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -164,9 +194,11 @@ def test_any_wrong_value_is_a_plan_error_or_still_a_plan(
         holder = holder[key]
     holder[last] = data.draw(wrong)
     try:
-        assert isinstance(from_json(json.dumps(document)), Plan)
+        plan = from_json(json.dumps(document))
     except PlanError as error:
         assert len(error.problem) < 300
+    else:
+        assert stated_shardings(json.loads(to_json(plan))) == stated_shardings(document)
 
 
 def test_an_error_names_the_key(plan: Plan) -> None:
@@ -188,6 +220,11 @@ def test_file_errors_name_the_file(plan: Plan, tmp_path) -> None:
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PlanError, match="not text"):
         files.load(tmp_path / "binary.json")
+    (tmp_path / "short.json").write_text(to_json(plan)[:1000])
+    with pytest.raises(PlanError, match="not readable as JSON") as caught:
+        files.load(tmp_path / "short.json")
+    assert str(caught.value.where).startswith(str(tmp_path / "short.json, line "))
+    assert caught.value.hint
     with pytest.raises(PlanError, match="cannot be written"):
         files.save(plan, tmp_path / "no" / "plan.json")
 

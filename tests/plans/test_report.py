@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from tepdist.plan.diff import diff
-from tepdist.plan.explain import Alternative, explain
-from tepdist.plan.types import Plan
+from tepdist.plans.diff import diff
+from tepdist.plans.explain import Alternative, explain
+from tepdist.plans.types import Plan
 from tepdist.report.details import diff_screen, explanation_screen
 from tepdist.report.groups import argument_groups
 from tepdist.report.terminal import as_text, plan_screen
@@ -64,3 +64,10 @@ def test_groups_hold_every_argument_once(plan: Plan) -> None:
     assert sum(group.count for group in groups) == len(plan.roles.arguments)
     document_bytes = [group.bytes_per_device for group in groups]
     assert document_bytes == sorted(document_bytes, reverse=True)
+
+
+def test_one_of_a_thing_is_in_the_singular(plan: Plan) -> None:
+    one = replace(plan, search=replace(plan.search, num_candidates=1))
+    assert "1 mesh;" in as_text(plan_screen(one))
+    otherwise = replace(diff(plan, plan), num_interior=1)
+    assert "1 value lies otherwise" in as_text(diff_screen(otherwise))

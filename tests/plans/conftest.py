@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from tepdist.cluster.presets import parse_cluster
-from tepdist.plan.types import (
+from tepdist.plans.types import (
     Collective,
     Options,
     Plan,

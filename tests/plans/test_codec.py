@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tepdist.errors import PlanError
-from tepdist.plan.codec import decode, encode
-from tepdist.plan.types import Options
+from tepdist.plans.codec import decode, encode
+from tepdist.plans.types import Options
 from tepdist.sharding import Mesh, Sharding
 
 

@@ -1,11 +1,13 @@
 """Why a value lies as it does: its sharding and the collectives that concern it."""
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from tepdist.errors import OptionsError
-from tepdist.plan.json import bytes_per_device
-from tepdist.plan.types import Collective, Plan, Stage
+from tepdist.plans.json import bytes_per_device
+from tepdist.plans.types import Collective, Plan, Stage
 from tepdist.program.graph import Program
 from tepdist.program.roles import Role
 from tepdist.sharding import Mesh, Sharding
@@ -59,6 +61,39 @@ class Explanation:
     alternatives: tuple[Alternative, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A value under the name that users know it by.
+
+    Attributes:
+        name: Of an argument, a result, or a value inside the program.
+        index: Of the value.
+        role: Of an argument; None for any other value.
+    """
+
+    name: str
+    index: int
+    role: Role | None
+
+
+def find_named(plan: Plan, pattern: str) -> tuple[Named, ...]:
+    """The arguments, results and values that a name or a pattern means, in order.
+
+    A name that exists means itself; any other text is a pattern as in constraints
+    (``params/*/w1``).
+
+    Raises:
+        OptionsError: if there is none; the hint names the nearest.
+    """
+    known = _known(plan)
+    if pattern in known:
+        return (known[pattern],)
+    found = tuple(named for name, named in known.items() if fnmatchcase(name, pattern))
+    if found:
+        return found
+    raise _unknown(plan, pattern, known)
+
+
 def explain(
     plan: Plan, name: str, *, alternatives: tuple[Alternative, ...] = ()
 ) -> Explanation:
@@ -68,7 +103,10 @@ def explain(
         OptionsError: if there is none; the hint names the nearest.
     """
     program = plan.program
-    index, role = _find(plan, name)
+    known = _known(plan)
+    if name not in known:
+        raise _unknown(plan, name, known)
+    index = known[name].index
     stage = plan.stages[0]
     value = program.values[index]
     sharding = stage.values[index]
@@ -79,7 +117,7 @@ def explain(
     update = _update_values(plan, name, index) - own - readers
     return Explanation(
         name=name,
-        role=role,
+        role=known[name].role,
         scope="" if value.producer is None else program.ops[value.producer].scope,
         shape=value.shape,
         dtype=value.dtype,
@@ -94,26 +132,29 @@ def explain(
     )
 
 
-def _find(plan: Plan, name: str) -> tuple[int, Role | None]:
+def _known(plan: Plan) -> dict[str, Named]:
+    """Each name to what it means: arguments go before results, both before values."""
     program, roles = plan.program, plan.roles
-    for argument, index in zip(roles.arguments, program.arguments, strict=True):
-        if argument.name == name:
-            return index, argument.role
-    for result, index in zip(roles.results, program.results, strict=True):
-        if result.name == name:
-            return index, None
-    for value in program.values:
-        if value.name == name:
-            return value.index, None
-    known = [argument.name for argument in roles.arguments]
-    known += [result.name for result in roles.results]
-    known += [value.name for value in program.values]
-    near = difflib.get_close_matches(name, set(known), n=3, cutoff=0.5)
-    raise OptionsError(
+    arguments = zip(roles.arguments, program.arguments, strict=True)
+    results = zip(roles.results, program.results, strict=True)
+    known: dict[str, Named] = {}
+    for named in (
+        *(Named(role.name, index, role.role) for role, index in arguments),
+        *(Named(role.name, index, None) for role, index in results),
+        *(Named(value.name, value.index, None) for value in program.values),
+    ):
+        known.setdefault(named.name, named)
+    return known
+
+
+def _unknown(plan: Plan, name: str, known: Iterable[str]) -> OptionsError:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return OptionsError(
         f"the plan has no argument, result or value named {name!r}",
+        where=f"the plan of {plan.program.name}",
         hint=f"did you mean {', '.join(near)}?"
         if near
-        else "names are listed by 'tepdist plan --json'",
+        else "'*' in place of a name lists all",
     )
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tepdist.plan.diff import ShardingChange, Traffic, diff
-from tepdist.plan.types import Plan
+from tepdist.plans.diff import ShardingChange, Traffic, diff
+from tepdist.plans.types import Plan
 from tepdist.sharding import Mesh, Sharding
 
 MakePlan = Callable[[random.Random, Mesh], Plan]

@@ -10,14 +10,14 @@ import json
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tepdist.cluster.files import cluster_from_dict, cluster_to_dict
 from tepdist.cluster.model import Cluster
 from tepdist.errors import ClusterError, PlanError, ProgramError
-from tepdist.plan.codec import Json, encode, look_up
-from tepdist.plan.types import (
+from tepdist.plans.codec import Json, decode, encode, look_up
+from tepdist.plans.types import (
     FORMAT_VERSION,
     Collective,
     Options,
@@ -33,6 +33,14 @@ from tepdist.program.graph import Program, Value
 from tepdist.program.reader import name_arguments
 from tepdist.program.roles import ArgumentRole, ResultRole, Roles
 from tepdist.sharding import Mesh, Sharding
+
+
+@dataclass(frozen=True, slots=True)
+class _Placement:
+    """Where one stage has an argument or a result."""
+
+    stage: int
+    sharding: Sharding
 
 
 def to_json(plan: Plan) -> str:
@@ -56,8 +64,8 @@ def to_json(plan: Plan) -> str:
             "num_micro_batches": plan.num_micro_batches,
         },
         "stages": [_encode_stage(stage) for stage in plan.stages],
-        "arguments": _encode_arguments(plan),
-        "results": _encode_results(plan),
+        "arguments": [*_encode_arguments(plan)],
+        "results": [*_encode_results(plan)],
     }
     lines = (
         f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}"
@@ -89,7 +97,7 @@ def from_json(text: str) -> Plan:
     stated = look_up(str, document, "program.fingerprint")
     if stated != fingerprint(program, roles):
         raise PlanError("the plan's program or roles do not match its fingerprint")
-    return Plan(
+    plan = Plan(
         program=program,
         roles=roles,
         fingerprint=stated,
@@ -101,6 +109,12 @@ def from_json(text: str) -> Plan:
         schedule=look_up(str, document, "schedule.name"),
         num_micro_batches=look_up(int, document, "schedule.num_micro_batches"),
     )
+    for part, described in (
+        ("arguments", _encode_arguments(plan)),
+        ("results", _encode_results(plan)),
+    ):
+        _check_placements(document[part], described, part)
+    return plan
 
 
 def bytes_per_device(value: Value, sharding: Sharding, mesh: Mesh) -> int:
@@ -165,7 +179,7 @@ def _decode_cluster(document: dict[str, Any]) -> Cluster:
         raise PlanError(error.problem, where=error.where, hint=error.hint) from None
 
 
-def _encode_arguments(plan: Plan) -> list[Json]:
+def _encode_arguments(plan: Plan) -> list[dict[str, Json]]:
     program = plan.program
     return [
         {
@@ -180,7 +194,7 @@ def _encode_arguments(plan: Plan) -> list[Json]:
     ]
 
 
-def _encode_results(plan: Plan) -> list[Json]:
+def _encode_results(plan: Plan) -> list[dict[str, Json]]:
     program = plan.program
     return [
         {
@@ -208,11 +222,28 @@ def _tensor(value: Value) -> dict[str, Json]:
 
 
 def _placement(stage: Stage, value: Value, sharding: Sharding) -> Json:
+    placement = encode(_Placement(stage.index, sharding))
+    assert isinstance(placement, dict)
     return {
-        "stage": stage.index,
-        "sharding": encode(sharding),
+        **placement,
         "bytes_per_device": bytes_per_device(value, sharding, stage.mesh),
     }
+
+
+def _check_placements(
+    entries: Any, described: Sequence[dict[str, Json]], part: str
+) -> None:
+    """Refuses placements that say otherwise than the stages' shardings, which rule."""
+    for index, (entry, ours) in enumerate(zip(entries, described, strict=True)):
+        path = f"{part}[{index}].placements"
+        stated, meant = (
+            decode(tuple[_Placement, ...], written.get("placements"), path)
+            for written in (entry, ours)
+        )
+        if stated != meant:
+            raise PlanError(
+                f"plan key {path!r} says otherwise than the stages' 'shardings'"
+            )
 
 
 def _encode_stage(stage: Stage) -> Json:
@@ -248,9 +279,13 @@ def _encode_stage(stage: Stage) -> Json:
 def _decode_stage(document: Any, program: Program) -> Stage:
     mesh = look_up(Mesh, document, "mesh")
     table = look_up(tuple[Sharding, ...], document, "shardings.table")
-    unknown = {axis for sharding in table for axis in sharding.axes} - set(mesh.names)
-    if unknown:
-        raise PlanError(f"a sharding uses axes {sorted(unknown)}; the mesh is {mesh}")
+    collectives = look_up(tuple[Collective, ...], document, "collectives")
+    used = {axis for sharding in table for axis in sharding.axes}
+    used.update(axis for each in collectives for axis in each.mesh_axes)
+    if unknown := used - set(mesh.names):
+        raise PlanError(
+            f"a sharding or collective uses axes {sorted(unknown)}; the mesh is {mesh}"
+        )
     values = _pick(table, look_up(list, document, "shardings.values"))
     operands = tuple(
         _pick(table, wanted) for wanted in look_up(list, document, "shardings.operands")
@@ -269,7 +304,7 @@ def _decode_stage(document: Any, program: Program) -> Stage:
         operands=operands,
         results=results,
         memory=look_up(StageMemory, document, "memory_per_device_bytes"),
-        collectives=look_up(tuple[Collective, ...], document, "collectives"),
+        collectives=collectives,
         compute_s=look_up(float, document, "compute_s"),
         replicated_ops=look_up(tuple[str, ...], document, "replicated_ops"),
     )

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from tepdist.errors import PlanError
-from tepdist.plan.json import from_json, to_json
-from tepdist.plan.types import Plan
+from tepdist.plans.json import from_json, to_json
+from tepdist.plans.types import Plan
 
 
 def save(plan: Plan, path: str | Path) -> None:
@@ -17,7 +17,9 @@ def save(plan: Plan, path: str | Path) -> None:
         Path(path).write_text(to_json(plan), encoding="utf-8")
     except OSError as error:
         raise PlanError(
-            f"the plan cannot be written: {error.strerror}", where=str(path)
+            f"the plan cannot be written: {error.strerror}",
+            where=str(path),
+            hint="name a file in a folder that exists and may be written to",
         ) from None
 
 
@@ -31,7 +33,9 @@ def load(path: str | Path) -> Plan:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise PlanError(
-            f"the plan cannot be read: {error.strerror}", where=str(path)
+            f"the plan cannot be read: {error.strerror}",
+            where=str(path),
+            hint="give a file that `tepdist plan -o FILE` wrote",
         ) from None
     except UnicodeDecodeError:
         raise PlanError(
@@ -41,4 +45,5 @@ def load(path: str | Path) -> Plan:
         return from_json(text)
     except PlanError as error:
         where = f"{path}, {error.where}" if error.where else str(path)
-        raise PlanError(error.problem, where=where, hint=error.hint) from None
+        hint = error.hint or "the file was edited or damaged; plan again"
+        raise PlanError(error.problem, where=where, hint=hint) from None

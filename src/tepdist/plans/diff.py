@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tepdist.plan.types import Collective, Plan, Stage
+from tepdist.plans.types import Collective, Plan, Stage
 from tepdist.sharding import Mesh, Sharding
 
 T = TypeVar("T")

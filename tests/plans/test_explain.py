@@ -3,12 +3,13 @@
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 import pytest
 
 from tepdist.errors import OptionsError
-from tepdist.plan.explain import Alternative, explain
-from tepdist.plan.types import Plan
+from tepdist.plans.explain import Alternative, explain, find_named
+from tepdist.plans.types import Plan
 from tepdist.program.roles import Role
 from tepdist.sharding import Mesh, Sharding
 
@@ -83,3 +84,24 @@ def test_an_unknown_name_is_answered_with_the_nearest(plan: Plan) -> None:
     with pytest.raises(OptionsError, match="named 'params/h/0/q'") as caught:
         explain(plan, "params/h/0/q")
     assert "params/h/0/w" in str(caught.value.hint)
+
+
+def names(plan: Plan) -> set[str]:
+    roles = (*plan.roles.arguments, *plan.roles.results)
+    return {role.name for role in roles} | {v.name for v in plan.program.values}
+
+
+def test_a_name_means_itself_and_a_pattern_all_that_it_matches(plan: Plan) -> None:
+    for name in names(plan):
+        (found,) = find_named(plan, name)
+        assert found.name == name
+        assert found.role == explain(plan, name).role
+    for pattern in ("*", "params/*", "params/h/?/w", "*[0-9]*"):
+        matched = {name for name in names(plan) if fnmatchcase(name, pattern)}
+        assert [found.name for found in find_named(plan, pattern)] != []
+        assert {found.name for found in find_named(plan, pattern)} == matched
+
+
+def test_a_pattern_that_matches_nothing_is_refused(plan: Plan) -> None:
+    with pytest.raises(OptionsError, match=r"named 'nothing\*'"):
+        find_named(plan, "nothing*")

@@ -1,0 +1,105 @@
+"""Exact answers where costs are shared, in a few runs of the solver.
+
+With a shared cost divided among all who might take it, no assignment costs more than
+it does: the answer bounds the cost from below, and shows which costs are not shared
+alike. Those are stated exactly in the next run, until the bound is met. A network of
+420 variables of a GPT on 128x8 took 3.0 s so, and 4.0 s with all of them stated at once
+(2 cores, 2026-11).
+"""
+
+import time
+from collections.abc import Sequence
+
+from tepdist.search.descent import Descent
+from tepdist.search.network import Network
+from tepdist.search.shared import Shared
+from tepdist.search.solver import Solution, solve
+
+_ALIKE = 1e-9  # share of a cost that rounding may add
+
+
+class SharingSearch:
+    """Solves one network; remembers its best answer and bound."""
+
+    def __init__(
+        self,
+        network: Network,
+        start: Sequence[int],
+        *,
+        upper: float | None = None,
+        time_limit_s: float | None = None,
+    ) -> None:
+        """Prepares a search.
+
+        Args:
+            network: Costs at least 0; limits are ignored.
+            start: An assignment to improve on.
+            upper: A cost that an answer must beat to be of interest.
+            time_limit_s: CPU time that all runs may take [s].
+        """
+        self._network = network
+        self._descent = Descent(network)
+        self._upper = upper
+        self._start_s = time.process_time()
+        self._time_limit_s = time_limit_s
+        self._best = tuple(start)
+        self._bound = 0.0
+
+    def run(self) -> Solution:
+        """The best assignment, proven unless the time is over."""
+        apart = self._bound_from_below(self._network.shared)
+        if self._is_open():
+            # A good answer first: a run on 426 variables then took 2 s, not 14.
+            everyone_pays = self._network.charged(self._network.shared, divided=False)
+            self._keep(self._solved(everyone_pays).assignment)
+        exact: list[Shared] = []
+        while apart and self._is_open():
+            exact += apart
+            known = {id(shared) for shared in exact}
+            divided = [s for s in self._network.shared if id(s) not in known]
+            apart = self._bound_from_below(divided)
+        return self._solution()
+
+    def approach(self) -> Solution:
+        """A good assignment and a bound from one run."""
+        self._bound_from_below(self._network.shared)
+        return self._solution()
+
+    def _bound_from_below(self, divided: Sequence[Shared]) -> list[Shared]:
+        """Solves with some costs divided; those that the answer does not share."""
+        closer = self._network.charged(divided, divided=True)
+        found = self._solved(closer)
+        self._bound = max(self._bound, found.lower_bound)
+        self._keep(found.assignment)
+        return [
+            shared
+            for shared in divided
+            if shared.cost(found.assignment)
+            > shared.divided_cost(found.assignment) * (1 + _ALIKE)
+        ]
+
+    def _solved(self, network: Network) -> Solution:
+        return solve(
+            network, self._best, upper=self._wanted(), time_limit_s=self._left_s()
+        )
+
+    def _keep(self, assignment: tuple[int, ...]) -> None:
+        improved = self._descent.improve(assignment)
+        self._best = min(self._best, improved, key=self._network.cost)
+
+    def _is_open(self) -> bool:
+        return self._bound < self._wanted() * (1 - _ALIKE) and self._left_s() != 0
+
+    def _wanted(self) -> float:
+        cost = self._network.cost(self._best)
+        return cost if self._upper is None else min(cost, self._upper)
+
+    def _left_s(self) -> float | None:
+        if self._time_limit_s is None:
+            return None
+        spent = time.process_time() - self._start_s
+        return max(self._time_limit_s - spent, 0.0)
+
+    def _solution(self) -> Solution:
+        cost = self._network.cost(self._best)
+        return Solution(self._best, cost, min(self._bound, cost))
