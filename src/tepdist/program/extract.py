@@ -12,12 +12,13 @@ from tepdist.program.module import AnyValue
 from tepdist.program.normalise import main_function, name_stack
 from tepdist.program.rules import (
     RULE_ATTRIBUTE,
+    block_combining,
     block_uneven,
     block_windows,
     own_rule,
     shardy_rule,
 )
-from tepdist.program.signature import Signatures, single_op
+from tepdist.program.signature import Signatures
 
 ADD_RULES = "func.func(sdy-populate-op-sharding-rules)"
 CONVOLUTION = "stablehlo.convolution"
@@ -117,7 +118,6 @@ class _Builder:
             parent=parent,
             regions=self._add_regions(op, label, index) if kind in CONTROL_FLOW else (),
             trips=count_trips(op) if kind == "stablehlo.while" else None,
-            reducer=single_op(op) if kind in COMBINING else None,
         )
 
     def _add_regions(
@@ -151,6 +151,8 @@ class _Builder:
                 rule = block_uneven(rule, shapes)
                 if op.name == CONVOLUTION:
                     rule = block_windows(rule, op)
+                if op.name in COMBINING:
+                    rule = block_combining(rule, op)
                 self.rules[signature] = rule
             else:
                 self.rules[signature] = own_rule(

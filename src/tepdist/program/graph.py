@@ -113,8 +113,6 @@ class Op:
         regions: Planned regions; empty for all but while, case and if. The bodies of
             reduce, scatter, sort... are part of the op.
         trips: For a while the number of iterations if it can be told; else None.
-        reducer: For ops with a combining body (reduce, scatter, all kinds of windows)
-            the op it applies, e.g. ``stablehlo.add``; None if none or not a single op.
     """
 
     index: int
@@ -127,7 +125,6 @@ class Op:
     parent: int | None = None
     regions: tuple[Region, ...] = ()
     trips: int | None = None
-    reducer: str | None = None
 
     @property
     def result_regions(self) -> tuple[Region, ...]:

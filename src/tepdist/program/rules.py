@@ -11,8 +11,14 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import sdy, stablehlo
 
 from tepdist.program.graph import Rule
+from tepdist.program.signature import single_op
 
 RULE_ATTRIBUTE = "sdy.sharding_rule"
+
+ALL_REDUCED = frozenset(
+    f"stablehlo.{name}"
+    for name in ("add", "multiply", "minimum", "maximum", "and", "or", "xor")
+)
 
 Shapes: TypeAlias = Sequence[tuple[int, ...]]
 
@@ -95,6 +101,17 @@ def block_windows(rule: Rule, op: ir.Operation) -> Rule:
         for factor in rule.operands[0][dim] + rule.operands[1][window]
     }
     return replace(rule, blocked=rule.blocked | blocked)
+
+
+def block_combining(rule: Rule, op: ir.Operation) -> Rule:
+    """The rule of an op with a combining body, its reduced factors blocked if need be.
+
+    Partial results are made whole by one all-reduce, which knows a few plain ops. XLA
+    gathers those of other bodies and of ops with several results (argmax).
+    """
+    if len(op.results) == 1 and single_op(op) in ALL_REDUCED:
+        return rule
+    return replace(rule, blocked=rule.blocked | rule.reduction)
 
 
 def _per_operand(operands: Shapes, results: Shapes) -> Rule:
