@@ -185,6 +185,25 @@ def test_keys_counts_numbers_statics_and_keywords_in_a_step():
     assert str(jax.random.key_impl(state["key"])) == "rbg"
 
 
+@pytest.mark.parametrize("memory_limit", [2190, 4380])
+def test_a_branch_and_a_later_op_share_a_resharded_copy(memory_limit):
+    def step(state, x):
+        def loss(w):
+            h = jnp.tanh(x @ w)
+            even = state["i"] % 2 == 0
+            z = jax.lax.cond(even, lambda y: y @ w, lambda y: jnp.sin(y), h)
+            return jnp.mean(z**2)
+
+        value, gradient = jax.value_and_grad(loss)(state["w"])
+        return {"w": state["w"] - 0.1 * gradient, "i": state["i"] + 1}, value
+
+    state = {"w": np.eye(12, dtype=np.float32), "i": np.int32(0)}
+    x = np.linspace(-1, 1, 24 * 12, dtype=np.float32).reshape(24, 12)
+    limits = {"memory_limit": memory_limit, "time_limit": 3}
+    planned = tepdist.parallelize(step, cluster="cpu:8", donate=False, **limits)
+    assert_close(planned(state, x), jax.jit(step)(state, x))
+
+
 def test_an_evaluation_takes_the_trained_state_without_consuming_it(mlp, state):
     step = tepdist.parallelize(mlp.train_step, cluster=CLUSTER)
 

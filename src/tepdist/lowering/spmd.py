@@ -74,11 +74,19 @@ class _Annotator:
         assert len(operations) == len(self._program.ops)
         self._state_mesh(module)
         self._state_signature(main)
+        # In program order throughout, yields too: what is resharded for the first
+        # reader stands before all others.
+        within: list[int] = []
         for index, operation in enumerate(operations):
+            while within and self._program.ops[index].parent != within[-1]:
+                last = within.pop()
+                self._state_yields(last, operations[last])
             self._state_operands(index, operation)
             self._state_results(index, operation)
-        for index, operation in enumerate(operations):
-            self._state_yields(index, operation)
+            if operation.name in CONTROL_FLOW:
+                within.append(index)
+        for index in reversed(within):
+            self._state_yields(index, operations[index])
         self._state_terminator(
             main.regions[0].blocks[0], self._program.results, self._stage.results
         )
