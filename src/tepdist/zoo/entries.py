@@ -6,7 +6,11 @@ from typing import Any
 
 from tepdist.zoo.gpt import SIZES, GptKeys, build_gpt
 from tepdist.zoo.keys import KeyRow, key_rows, parse_spec, settle, unknown
+from tepdist.zoo.llama import SIZES as LLAMA_SIZES
+from tepdist.zoo.llama import LlamaKeys, build_llama
 from tepdist.zoo.mlp import MlpKeys, build_mlp
+from tepdist.zoo.moe import SIZES as MOE_SIZES
+from tepdist.zoo.moe import MoeKeys, MoeLayerKeys, build_moe, build_moe_layer
 from tepdist.zoo.program import ZooProgram
 from tepdist.zoo.transformer import TransformerKeys, build_transformer
 
@@ -30,6 +34,21 @@ class Entry:
 
 ENTRIES: Mapping[str, Entry] = {
     "gpt": Entry("GPT decoder, next-token loss, AdamW", GptKeys(), SIZES, build_gpt),
+    "llama": Entry(
+        "Llama 3 decoder, next-token loss, AdamW", LlamaKeys(), LLAMA_SIZES, build_llama
+    ),
+    "moe": Entry(
+        "GPT with a GShard mixture of experts in every second layer, AdamW",
+        MoeKeys(),
+        MOE_SIZES,
+        build_moe,
+    ),
+    "moe_layer": Entry(
+        "one GShard mixture of experts alone, squared error, Adam",
+        MoeLayerKeys(),
+        {},
+        build_moe_layer,
+    ),
     "mlp": Entry("dense layers, squared error, Adam", MlpKeys(), {}, build_mlp),
     "transformer": Entry(
         "transformer layers on hidden states, squared error, Adam",
