@@ -106,6 +106,11 @@ def layer_norm(x_bsd: jax.Array, params: Tree) -> jax.Array:
     return scaled.astype(x_bsd.dtype)
 
 
+def relu(x: jax.Array) -> jax.Array:
+    """The positive part."""
+    return lax.select(x > 0, x, lax.full_like(x, 0))
+
+
 def gelu(x: jax.Array) -> jax.Array:
     """Tanh form.
 

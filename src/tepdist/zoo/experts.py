@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tepdist.errors import OptionsError
-from tepdist.zoo.blocks import INIT_STD, dot, normal, softmax
+from tepdist.zoo.blocks import INIT_STD, dot, normal, relu, softmax
 from tepdist.zoo.program import Tree
 
 
@@ -83,8 +83,7 @@ def mixture(
     sent_gecd = dot(dispatch_gsec, x_gsd, contract=((1,), (1,)), batch=((0,), (0,)))
     w1_edf, w2_efd = params["w1"].astype(dtype), params["w2"].astype(dtype)
     inner_egcf = dot(sent_gecd, w1_edf, contract=((3,), (1,)), batch=((1,), (0,)))
-    inner_egcf = lax.select(inner_egcf > 0, inner_egcf, lax.full_like(inner_egcf, 0))
-    done_egcd = dot(inner_egcf, w2_efd, contract=((3,), (1,)), batch=((0,), (0,)))
+    done_egcd = dot(relu(inner_egcf), w2_efd, contract=((3,), (1,)), batch=((0,), (0,)))
     out_gsd = dot(
         combine_gsec.astype(dtype),
         done_egcd,

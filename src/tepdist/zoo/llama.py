@@ -247,7 +247,7 @@ def init_layer(key: jax.Array, keys: LlamaKeys) -> Tree:
         "up": ((d, f), INIT_STD),
         "down": ((f, d), residual_std),
     }
-    made: dict[str, Any] = {
+    made = {
         name: normal(each, shape, std)
         for each, (name, (shape, std)) in zip(
             jax.random.split(key, len(shapes)), shapes.items(), strict=True

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
-from tepdist.zoo.blocks import dense, normal
+from tepdist.zoo.blocks import dense, normal, relu
 from tepdist.zoo.keys import DTYPES, key
 from tepdist.zoo.losses import make_regression, mean_squared_error
 from tepdist.zoo.program import (
@@ -56,7 +55,7 @@ def apply_layers(x_bi: jax.Array, params: Tree) -> jax.Array:
     """[b, width] to [b, width] in the dtype of the input."""
     for index, layer in enumerate(params):
         if index:
-            x_bi = lax.select(x_bi > 0, x_bi, lax.full_like(x_bi, 0))
+            x_bi = relu(x_bi)
         x_bi = dense(x_bi, layer["w"], layer["b"])
     return x_bi
 

@@ -49,12 +49,13 @@ class Model:
     Attributes:
         init_params: ``key -> params``.
         loss: ``(params, stats, batch) -> (loss, next stats)``; the loss is a scalar in
-            f32, the stats are of the tree that `init_stats` makes.
+            f32, the next stats are like those of `init_stats`.
         make_batch: ``seed -> batch`` of numpy arrays.
         batch: Abstract batch.
         optimizer: Of optax; None: a step adds its gradients to those in the state.
         dtype: Name of the compute dtype; parameters and moments are f32.
-        init_stats: Makes what a step changes but no gradient does: running averages.
+        init_stats: ``params -> stats``: what a step changes but no gradient does, such
+            as running averages; empty if nothing.
     """
 
     init_params: Callable[[jax.Array], Tree]
@@ -63,7 +64,7 @@ class Model:
     batch: Tree
     optimizer: optax.GradientTransformation | None
     dtype: str
-    init_stats: Callable[[], Tree] = dict
+    init_stats: Callable[[Tree], Tree] = lambda params: {}
 
 
 def without_stats(
@@ -82,7 +83,8 @@ def assemble(name: str, model: Model, keys: Mapping[str, object]) -> ZooProgram:
     """The program that trains this model."""
 
     def init(key: jax.Array) -> Tree:
-        params, stats = model.init_params(key), model.init_stats()
+        params = model.init_params(key)
+        stats = model.init_stats(params)
         state = {"params": params} | ({"stats": stats} if stats else {})
         if model.optimizer is None:
             return state | {"gradients": jax.tree.map(jnp.zeros_like, params)}
