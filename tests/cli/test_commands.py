@@ -146,7 +146,7 @@ def test_run_prints_losses(
 def test_zoo_lists_sizes_and_keys(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["zoo"]) == 0
     text = capsys.readouterr().out
-    for word in ("zoo:gpt", "zoo:mlp", "175b", "hidden"):
+    for word in ("zoo:gpt", "zoo:mlp", "175b", "hidden", "zoo:moe_layer", "wide50"):
         assert word in text
 
 

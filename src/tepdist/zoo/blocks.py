@@ -2,10 +2,11 @@
 
 Heads and the q, k, v triple are dims of their own, so that no reshape or split runs
 along a dim that a plan may cut. Plain `lax` where `jax.numpy` would leave a call.
-Shape letters: b batch, s and t positions, d hidden, n heads, h head dim, f = 4 d.
+Shape letters: b batch, s and t positions, d hidden, n heads, h head dim, f inner width.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,8 @@ class Stack:
 
     Attributes:
         layers: How many.
-        hidden: Width d of the residual stream; the inner width is 4 d.
+        hidden: Width d of the residual stream.
+        inner: Width f between the two dense layers.
         heads: Attention heads; divides `hidden`.
         dtype: Compute dtype; parameters are f32.
         causal: Whether a position sees only earlier ones and itself.
@@ -40,6 +42,7 @@ class Stack:
 
     layers: int
     hidden: int
+    inner: int
     heads: int
     dtype: Any
     causal: bool
@@ -77,6 +80,20 @@ def dense(
     return out + bias.astype(x.dtype)
 
 
+def embed(table_vd: jax.Array, tokens_bs: jax.Array) -> jax.Array:
+    """Rows of the table; one gather, for tokens that are in bounds; [b, s, d]."""
+    dims = lax.GatherDimensionNumbers(
+        offset_dims=(2,), collapsed_slice_dims=(0,), start_index_map=(0,)
+    )
+    return lax.gather(
+        table_vd,
+        lax.expand_dims(tokens_bs, (2,)),
+        dims,
+        slice_sizes=(1, table_vd.shape[1]),
+        mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS,
+    )
+
+
 def layer_norm(x_bsd: jax.Array, params: Tree) -> jax.Array:
     """Normalised over d, in f32; dtype of the input."""
     x = x_bsd.astype(jnp.float32)
@@ -87,6 +104,11 @@ def layer_norm(x_bsd: jax.Array, params: Tree) -> jax.Array:
     gain, bias = params["g"], params["b"]
     scaled: jax.Array = unit * gain + bias
     return scaled.astype(x_bsd.dtype)
+
+
+def relu(x: jax.Array) -> jax.Array:
+    """The positive part."""
+    return lax.select(x > 0, x, lax.full_like(x, 0))
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -128,12 +150,14 @@ def attention(x_bsd: jax.Array, params: Tree, stack: Stack) -> jax.Array:
     return dense(mixed_bnsh, params["wo"], params["bo"], contract=((1, 3), (0, 1)))
 
 
-def mask_future(scores_bnst: jax.Array) -> jax.Array:
-    """Scores with those of later positions (t > s) put out of reach."""
-    shape = scores_bnst.shape
-    rows, columns = (lax.broadcasted_iota(jnp.int32, shape[2:], dim) for dim in (0, 1))
-    seen = lax.broadcast_in_dim(rows >= columns, shape, (2, 3))
-    return lax.select(seen, scores_bnst, lax.full(shape, MASKED, scores_bnst.dtype))
+def mask_future(scores: jax.Array) -> jax.Array:
+    """Scores [b, n, s, .., t] with those of later positions (t > s) out of reach."""
+    shape = scores.shape
+    columns_dim = scores.ndim - 1
+    pairs = (shape[2], shape[columns_dim])
+    rows, columns = (lax.broadcasted_iota(jnp.int32, pairs, dim) for dim in (0, 1))
+    seen = lax.broadcast_in_dim(rows >= columns, shape, (2, columns_dim))
+    return lax.select(seen, scores, lax.full(shape, MASKED, scores.dtype))
 
 
 def feed_forward(x_bsd: jax.Array, params: Tree) -> jax.Array:
@@ -158,23 +182,48 @@ def apply_stack(x_bsd: jax.Array, params: Tree, stack: Stack) -> jax.Array:
     def one(x: jax.Array, layer_params: Tree) -> jax.Array:
         return layer(x, layer_params, stack)
 
-    if stack.remat == "full":
-        # Inside a scan nothing can be merged with the forward pass anyway.
-        one = jax.checkpoint(one, prevent_cse=not stack.scan)
-    if stack.scan:
-        final, _ = lax.scan(lambda x, p: (one(x, p), None), x_bsd, params)
-        return final
-    for layer_params in params:
-        x_bsd = one(x_bsd, layer_params)
-    return x_bsd
+    out: jax.Array = apply_layers(
+        one, x_bsd, params, scan=stack.scan, remat=stack.remat
+    )
+    return out
 
 
 def init_stack(key: jax.Array, stack: Stack) -> Tree:
-    """A tuple of each layer's parameters, or stacked ones for a scan; f32."""
+    """Parameters of all layers; f32."""
     keys = jax.random.split(key, stack.layers)
-    if stack.scan:
-        return jax.vmap(lambda layer_key: init_layer(layer_key, stack))(keys)
-    return tuple(init_layer(keys[index], stack) for index in range(stack.layers))
+    return init_layers(lambda key: init_layer(key, stack), keys, scan=stack.scan)
+
+
+def apply_layers(
+    one: Callable[[Tree, Tree], Tree], x: Tree, params: Tree, *, scan: bool, remat: str
+) -> Tree:
+    """`one(x, layer_params) -> x` for each layer in turn.
+
+    Args:
+        one: A layer; its result is like `x`.
+        x: What goes into the first layer.
+        params: As from `init_layers`.
+        scan: Whether the layers are one loop.
+        remat: ``full``: the backward pass recomputes each layer; ``none``: nothing.
+    """
+    if remat == "full":
+        # Inside a scan nothing can be merged with the forward pass anyway.
+        one = jax.checkpoint(one, prevent_cse=not scan)
+    if scan:
+        final, _ = lax.scan(lambda x, p: (one(x, p), None), x, params)
+        return final
+    for layer_params in params:
+        x = one(x, layer_params)
+    return x
+
+
+def init_layers(
+    one: Callable[[jax.Array], Tree], keys: jax.Array, *, scan: bool
+) -> Tree:
+    """`one(key)` for each layer's key: a tuple, or stacked for a scan."""
+    if scan:
+        return jax.vmap(one)(keys)
+    return tuple(one(keys[index]) for index in range(keys.shape[0]))
 
 
 def init_layer(key: jax.Array, stack: Stack) -> Tree:
@@ -183,12 +232,8 @@ def init_layer(key: jax.Array, stack: Stack) -> Tree:
     Source: GPT-2: normal of 0.02, projections into the residual stream by
     1 / sqrt(2 layers) less.
     """
-    d, n, h, f = (
-        stack.hidden,
-        stack.heads,
-        stack.hidden // stack.heads,
-        4 * stack.hidden,
-    )
+    d, n, f = stack.hidden, stack.heads, stack.inner
+    h = d // n
     keys = jax.random.split(key, 4)
     residual_std = INIT_STD / math.sqrt(2 * stack.layers)
     return {

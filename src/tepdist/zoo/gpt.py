@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 
 from tepdist.errors import OptionsError
 from tepdist.zoo.blocks import (
@@ -22,13 +21,22 @@ from tepdist.zoo.blocks import (
     Stack,
     apply_stack,
     dot,
+    embed,
     init_layer_norm,
     init_stack,
     layer_norm,
     normal,
 )
 from tepdist.zoo.keys import DTYPES, key
-from tepdist.zoo.program import Model, Tree, ZooProgram, abstract, assemble
+from tepdist.zoo.losses import cross_entropy
+from tepdist.zoo.program import (
+    Model,
+    Tree,
+    ZooProgram,
+    abstract,
+    assemble,
+    without_stats,
+)
 
 BATCH_KEYS = ("tokens", "targets")
 
@@ -86,8 +94,8 @@ def build_gpt(name: str, keys: GptKeys) -> ZooProgram:
 
     model = Model(
         init_params=lambda key: init_params(key, keys, stack),
-        loss=loss,
-        make_batch=lambda seed: make_batch(seed, shape, keys.vocab),
+        loss=without_stats(loss),
+        make_batch=lambda seed: make_tokens(seed, shape, keys.vocab),
         batch={name: abstract(shape, jnp.int32) for name in BATCH_KEYS},
         optimizer=optax.adamw(keys.lr, b2=0.95, weight_decay=0.1),
         dtype=keys.dtype,
@@ -109,6 +117,7 @@ def checked_stack(keys: Any, *, causal: bool, norm: str) -> Stack:
     return Stack(
         layers=keys.layers,
         hidden=keys.hidden,
+        inner=4 * keys.hidden,
         heads=keys.heads,
         dtype=DTYPES[keys.dtype],
         causal=causal,
@@ -143,36 +152,7 @@ def logits(params: Tree, tokens_bs: jax.Array, stack: Stack) -> jax.Array:
     return dot(x_bsd, head_vd, contract=((2,), (1,))).astype(jnp.float32)
 
 
-def embed(table_vd: jax.Array, tokens_bs: jax.Array) -> jax.Array:
-    """Rows of the table; one gather, for tokens that are in bounds; [b, s, d]."""
-    dims = lax.GatherDimensionNumbers(
-        offset_dims=(2,), collapsed_slice_dims=(0,), start_index_map=(0,)
-    )
-    return lax.gather(
-        table_vd,
-        lax.expand_dims(tokens_bs, (2,)),
-        dims,
-        slice_sizes=(1, table_vd.shape[1]),
-        mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS,
-    )
-
-
-def cross_entropy(logits_bsv: jax.Array, targets_bs: jax.Array) -> jax.Array:
-    """Mean over tokens of logsumexp minus the target's logit [nats per token].
-
-    The target's logit is picked by comparing with an iota: unlike a gather (whose
-    backward pass is a scatter) this can be cut along the vocabulary.
-    """
-    peak = lax.stop_gradient(jnp.max(logits_bsv, axis=-1, keepdims=True))
-    shifted = logits_bsv - peak
-    log_sums = lax.log(jnp.sum(lax.exp(shifted), axis=-1))
-    vocabulary = lax.broadcasted_iota(targets_bs.dtype, shifted.shape, 2)
-    hit = vocabulary == lax.broadcast_in_dim(targets_bs, shifted.shape, (0, 1))
-    picked = jnp.sum(lax.select(hit, shifted, lax.full_like(shifted, 0)), axis=-1)
-    return jnp.sum(log_sums - picked) / targets_bs.size
-
-
-def make_batch(seed: int, shape: tuple[int, int], vocab: int) -> Tree:
+def make_tokens(seed: int, shape: tuple[int, int], vocab: int) -> Tree:
     """Random tokens and what follows each."""
     num_sequences, seq = shape
     generator = np.random.default_rng(seed)

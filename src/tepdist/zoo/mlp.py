@@ -6,13 +6,19 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax import lax
 
-from tepdist.zoo.blocks import dense, normal
+from tepdist.zoo.blocks import dense, normal, relu
 from tepdist.zoo.keys import DTYPES, key
-from tepdist.zoo.program import Model, Tree, ZooProgram, abstract, assemble
+from tepdist.zoo.losses import make_regression, mean_squared_error
+from tepdist.zoo.program import (
+    Model,
+    Tree,
+    ZooProgram,
+    abstract,
+    assemble,
+    without_stats,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,7 @@ def build_mlp(name: str, keys: MlpKeys) -> ZooProgram:
 
     model = Model(
         init_params=lambda key: init_params(key, keys),
-        loss=loss,
+        loss=without_stats(loss),
         make_batch=lambda seed: make_regression(seed, shape),
         batch={name: abstract(shape, jnp.float32) for name in ("x", "y")},
         optimizer=optax.adam(keys.lr),
@@ -49,15 +55,9 @@ def apply_layers(x_bi: jax.Array, params: Tree) -> jax.Array:
     """[b, width] to [b, width] in the dtype of the input."""
     for index, layer in enumerate(params):
         if index:
-            x_bi = lax.select(x_bi > 0, x_bi, lax.full_like(x_bi, 0))
+            x_bi = relu(x_bi)
         x_bi = dense(x_bi, layer["w"], layer["b"])
     return x_bi
-
-
-def mean_squared_error(predicted: jax.Array, wanted: jax.Array) -> jax.Array:
-    """Mean over all elements, in f32."""
-    error = predicted.astype(jnp.float32) - wanted
-    return jnp.sum(error * error) / error.size
 
 
 def init_params(key: jax.Array, keys: MlpKeys) -> Tree:
@@ -70,9 +70,3 @@ def init_params(key: jax.Array, keys: MlpKeys) -> Tree:
         }
         for layer_key in jax.random.split(key, keys.layers)
     )
-
-
-def make_regression(seed: int, shape: tuple[int, ...]) -> Tree:
-    """Normal inputs and the sine of each as the output to learn."""
-    inputs = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-    return {"x": inputs, "y": np.sin(inputs)}

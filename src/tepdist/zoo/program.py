@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import optax
 
 Tree: TypeAlias = Any
@@ -25,7 +26,9 @@ class ZooProgram:
         train_step: ``(state, batch) -> (state, loss)``.
         init: ``key -> state``; key as from `jax.random.key`.
         make_batch: ``seed -> batch``: made-up data, equal for equal seeds.
-        state: Abstract state: ``{"params": ..., "opt": ...}``.
+        state: Abstract state: ``{"params": ..., "opt": ...}``, with ``"stats"`` if the
+            model keeps running averages; without an optimizer, ``"gradients"`` for
+            ``"opt"``.
         batch: Abstract batch.
         keys: Every key with the value it took.
     """
@@ -45,19 +48,30 @@ class Model:
 
     Attributes:
         init_params: ``key -> params``.
-        loss: ``(params, batch) -> loss``, a scalar in f32.
+        loss: ``(params, stats, batch) -> (loss, next stats)``; the loss is a scalar in
+            f32, the next stats are like those of `init_stats`.
         make_batch: ``seed -> batch`` of numpy arrays.
         batch: Abstract batch.
-        optimizer: Of optax.
+        optimizer: Of optax; None: a step adds its gradients to those in the state.
         dtype: Name of the compute dtype; parameters and moments are f32.
+        init_stats: ``params -> stats``: what a step changes but no gradient does, such
+            as running averages; empty if nothing.
     """
 
     init_params: Callable[[jax.Array], Tree]
-    loss: Callable[[Tree, Tree], jax.Array]
+    loss: Callable[[Tree, Tree, Tree], tuple[jax.Array, Tree]]
     make_batch: Callable[[int], Tree]
     batch: Tree
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformation | None
     dtype: str
+    init_stats: Callable[[Tree], Tree] = lambda params: {}
+
+
+def without_stats(
+    loss: Callable[[Tree, Tree], jax.Array],
+) -> Callable[[Tree, Tree, Tree], tuple[jax.Array, Tree]]:
+    """A loss of parameters and batch alone, as a `Model` takes it."""
+    return lambda params, stats, batch: (loss(params, batch), stats)
 
 
 def abstract(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
@@ -70,13 +84,15 @@ def assemble(name: str, model: Model, keys: Mapping[str, object]) -> ZooProgram:
 
     def init(key: jax.Array) -> Tree:
         params = model.init_params(key)
-        return {"params": params, "opt": model.optimizer.init(params)}
+        stats = model.init_stats(params)
+        state = {"params": params} | ({"stats": stats} if stats else {})
+        if model.optimizer is None:
+            return state | {"gradients": jax.tree.map(jnp.zeros_like, params)}
+        return state | {"opt": model.optimizer.init(params)}
 
     def train_step(state: Tree, batch: Tree) -> tuple[Tree, jax.Array]:
-        params = state["params"]
-        loss, gradients = loss_and_gradients(model, params, batch)
-        updates, opt = model.optimizer.update(gradients, state["opt"], params)
-        return {"params": optax.apply_updates(params, updates), "opt": opt}, loss
+        loss, stats, gradients = loss_and_gradients(model, state, batch)
+        return next_state(model, state, gradients) | stats, loss
 
     return ZooProgram(
         name=name,
@@ -89,16 +105,32 @@ def assemble(name: str, model: Model, keys: Mapping[str, object]) -> ZooProgram:
     )
 
 
+def next_state(model: Model, state: Tree, gradients: Tree) -> Tree:
+    """The state after an update by these gradients, all but its stats."""
+    params = state["params"]
+    if model.optimizer is None:
+        total = jax.tree.map(jnp.add, state["gradients"], gradients)
+        return {"params": params, "gradients": total}
+    updates, opt = model.optimizer.update(gradients, state["opt"], params)
+    return {"params": optax.apply_updates(params, updates), "opt": opt}
+
+
 def loss_and_gradients(
-    model: Model, params: Tree, batch: Tree
-) -> tuple[jax.Array, Tree]:
-    """Loss and its gradient by the parameters, unscaled."""
-    if model.dtype != "f16":
-        return jax.value_and_grad(model.loss)(params, batch)
+    model: Model, state: Tree, batch: Tree
+) -> tuple[jax.Array, Tree, Tree]:
+    """Loss, the state's next stats, and the loss's gradient by the parameters.
 
-    def scaled(params: Tree) -> jax.Array:
-        return model.loss(params, batch) * F16_LOSS_SCALE
+    Loss and gradient are unscaled.
+    """
+    scale = F16_LOSS_SCALE if model.dtype == "f16" else None
 
-    loss, gradients = jax.value_and_grad(scaled)(params)
-    unscaled = jax.tree.map(lambda leaf: leaf / F16_LOSS_SCALE, gradients)
-    return loss / F16_LOSS_SCALE, unscaled
+    def scaled(params: Tree) -> tuple[jax.Array, Tree]:
+        loss, stats = model.loss(params, state.get("stats", {}), batch)
+        return (loss if scale is None else loss * scale), stats
+
+    (loss, stats), gradients = jax.value_and_grad(scaled, has_aux=True)(state["params"])
+    named = {"stats": stats} if stats else {}
+    if scale is None:
+        return loss, named, gradients
+    unscaled = jax.tree.map(lambda leaf: leaf / scale, gradients)
+    return loss / scale, named, unscaled

@@ -15,8 +15,15 @@ import optax
 from tepdist.zoo.blocks import apply_stack, init_stack
 from tepdist.zoo.gpt import checked_stack
 from tepdist.zoo.keys import DTYPES, key
-from tepdist.zoo.mlp import make_regression, mean_squared_error
-from tepdist.zoo.program import Model, Tree, ZooProgram, abstract, assemble
+from tepdist.zoo.losses import make_regression, mean_squared_error
+from tepdist.zoo.program import (
+    Model,
+    Tree,
+    ZooProgram,
+    abstract,
+    assemble,
+    without_stats,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,7 @@ def build_transformer(name: str, keys: TransformerKeys) -> ZooProgram:
 
     model = Model(
         init_params=lambda key: init_stack(key, stack),
-        loss=loss,
+        loss=without_stats(loss),
         make_batch=lambda seed: make_regression(seed, shape),
         batch={name: abstract(shape, jnp.float32) for name in ("x", "y")},
         optimizer=optax.adam(keys.lr),
