@@ -15,6 +15,7 @@ from jaxlib.mlir.dialects import func
 
 from tepdist.errors import ProgramError
 from tepdist.program import module as modules
+from tepdist.program.empty import fold_empty
 from tepdist.program.inline import find_ops, inline_calls, splice
 from tepdist.program.top_k import expand_top_k
 
@@ -45,6 +46,7 @@ def normalise(module: ir.Module) -> None:
     inline_calls(module)
     _refuse_dynamic_shapes(main)
     expand_top_k(main)
+    fold_empty(main)
     _drop_shardings(main)
     _drop_attributes(module, main)
     modules.run_passes(module, FOLDING)
