@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytoulbar2
 
-from tepdist.search.handlers import handlers_kept
+from tepdist.solver.handlers import handlers_kept
 from tepdist.search.network import Network
 
 _RESOLUTION = 1e9  # integer cost of the first known solution

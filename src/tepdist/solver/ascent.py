@@ -1,0 +1,131 @@
+"""Limits as prices: the best multipliers of the usage at each time, and bounds.
+
+Lagrange: with a price for usage at each time and no limits, no assignment that keeps
+to the limits is cheaper than the best one of all. Each assignment found for some prices
+says how its cost would change with the prices; the next prices are the best ones by
+all assignments so far, near the best prices so far (bundle method with a box).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tepdist.solver import highs
+from tepdist.solver.candidates import Candidates
+from tepdist.solver.layout import Layout
+from tepdist.solver.problem import Array, Problem
+
+_PATIENCE = 12  # steps without a better bound before the ascent ends
+_PROGRESS = 1e-4  # relative: less does not renew the patience
+_FIRST_RADIUS = 0.1  # of the first bound, for the price of a whole limit
+_RENEWED_RADIUS = 0.3  # of the highest price, when another oracle goes on
+_GROWTH, _SHRINKAGE = 1.5, 0.7
+_MOST_CUTS = 300
+
+# Prices -> a lower bound of the priced costs, and assignments that are good for them.
+Oracle = Callable[[Array], tuple[float, list[tuple[int, ...]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Cost of an assignment, and what a price of 1 at each time would add, [times]."""
+
+    cost: float
+    slopes: Array
+
+    def at(self, prices: Array) -> float:
+        return self.cost + float(self.slopes @ prices)
+
+
+class Ascent:
+    """Raises the bound; the assignments on the way go to the candidates.
+
+    Prices are for as much usage as the highest limit.
+
+    Attributes:
+        bound: The best so far; no feasible assignment costs less.
+        prices: That gave it, [times].
+    """
+
+    def __init__(
+        self, problem: Problem, layout: Layout, candidates: Candidates
+    ) -> None:
+        self._problem, self._layout = problem, layout
+        self._candidates = candidates
+        self.scale = float(np.abs(layout.limits).max(initial=0.0)) or 1.0
+        self.bound = -np.inf
+        self.prices = np.zeros(problem.num_times)
+        self._cuts: list[_Cut] = []
+        self._radius = 0.0
+
+    def unary(self, prices: Array) -> Array:
+        """Cost of each value, usage priced, [values]."""
+        return self._layout.unary + self._layout.prices(prices / self.scale)
+
+    def constant(self, prices: Array) -> float:
+        """What the priced costs are more than the costs at most, for what fits."""
+        limits = self._layout.limits / self.scale
+        return self._problem.constant - float(prices @ limits)
+
+    def run(self, oracle: Oracle) -> Iterator[None]:
+        """Steps, until they no longer pay; stop iterating to stop earlier."""
+        prices, patience = self.prices, _PATIENCE
+        self._radius = _RENEWED_RADIUS * float(prices.max(initial=0.0))
+        while patience:
+            bound = self._step(oracle, prices)
+            gain = bound - self.bound
+            if gain > 0:
+                self.bound, self.prices = bound, prices
+            if not gain <= _PROGRESS * abs(self.bound):
+                patience = _PATIENCE
+                self._radius *= _GROWTH
+            else:
+                patience -= 1
+                self._radius *= _SHRINKAGE
+            yield
+            prices, expected = self._next_prices()
+            if expected - self.bound <= 1e-7 * abs(self.bound):
+                return
+
+    def _step(self, oracle: Oracle, prices: Array) -> float:
+        bound, assignments = oracle(prices)
+        for assignment in assignments:
+            cost, excess = self._candidates.offer(assignment)
+            if np.isfinite(cost):
+                self._cuts.append(_Cut(cost, excess / self.scale))
+        # A radius of a share of the costs, whatever the first bound happens to be.
+        if self._radius == 0:
+            costs = [abs(bound), *(abs(cut.cost) for cut in self._cuts)]
+            self._radius = _FIRST_RADIUS * (min(c for c in costs if c > 0) if any(costs) else 1.0)
+        self._cuts = sorted(self._cuts, key=lambda cut: cut.at(prices))[:_MOST_CUTS]
+        return bound
+
+    def _next_prices(self) -> tuple[Array, float]:
+        """The best prices near the best so far, by all cuts, and their value."""
+        times = np.array(self._candidates.times, np.intp)
+        near = self.prices[times]
+        costs = np.array([cut.cost for cut in self._cuts])
+        if not len(times) or not len(costs):
+            return self.prices, self.bound
+        slopes = np.array([cut.slopes[times] for cut in self._cuts])
+        count = len(times)
+        entries = np.hstack([np.ones((len(costs), 1)), -slopes])
+        rows, columns = np.nonzero(entries)
+        outcome = highs.solve(
+            highs.Program(
+                costs=np.concatenate([[-1.0], np.zeros(count)]),
+                lower=np.concatenate([[-np.inf], np.maximum(0, near - self._radius)]),
+                upper=np.concatenate([[np.inf], near + self._radius]),
+                integral=np.zeros(count + 1, bool),
+                row_lower=np.full(len(costs), -np.inf),
+                row_upper=costs,
+                entries=(rows, columns, entries[rows, columns]),
+            ),
+            time_limit_s=5.0,
+        )
+        if outcome.columns is None:
+            return self.prices, self.bound
+        prices = np.zeros_like(self.prices)
+        prices[times] = np.maximum(0.0, outcome.columns[1:])
+        return prices, float(outcome.columns[0])

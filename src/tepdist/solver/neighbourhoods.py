@@ -1,0 +1,178 @@
+"""Large-neighbourhood search: few values for each variable, solved as an integer program.
+
+Around the best assignment so far some other values are let in, and the best choice
+among them is found by HiGHS within all limits. Three kinds of neighbourhood take turns,
+each growing while it is solved fast and shrinking when it is not:
+
+- scattered: a few values of every variable, drawn by their marginal cost;
+- recent: what recent assignments had, and a few drawn ones;
+- region: all values in a connected part, what recent assignments had elsewhere.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+
+import numpy as np
+
+from tepdist.solver.candidates import Candidates
+from tepdist.solver.integer import Restriction
+from tepdist.solver.layout import Layout
+from tepdist.solver.problem import Array, Indices, Problem
+
+_MOST_COLUMNS = 150_000
+_MOST_ROUNDS = 6  # of adding times that overflowed
+_GAP = 1e-6
+_PROVEN = 2e-6
+_REACH = 4  # neighbours of one variable that a region takes in
+
+
+@dataclass(slots=True)
+class _Kind:
+    """A kind of neighbourhood: its name and its size now."""
+
+    draw: Callable[[float], list[Indices]]
+    size: float
+
+
+class Neighbourhoods:
+    """Improves the candidates' best assignment.
+
+    Attributes:
+        bound: No feasible assignment costs less.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        layout: Layout,
+        candidates: Candidates,
+        *,
+        marginals: Array,
+        bound: float,
+        seed: int,
+    ) -> None:
+        self._problem, self._layout = problem, layout
+        self._candidates = candidates
+        self._random = np.random.default_rng(seed)
+        self._ranking = [costs.argsort(kind="stable") for costs in layout.split(marginals)]
+        self._around: list[list[int]] = [[] for _ in problem.unary]
+        for i, j in problem.edges:
+            self._around[i].append(j)
+            self._around[j].append(i)
+        self.bound = bound
+
+    def run(self, left_s: Callable[[], float]) -> None:
+        """Searches until time is up or the best is proven best."""
+        quota_s = min(max(left_s() / 25, 0.5), 12.0)
+        kinds = [
+            _Kind(self._recent, 0.3),
+            _Kind(self._scattered, 3.0),
+            _Kind(self._region, 30.0),
+        ]
+        self._try(self._with_best(self._candidates.values()), min(quota_s, left_s()))
+        self._try(list(self._ranking), left_s() / 3)
+        turn = 0
+        while left_s() > 0.05 and not self._is_proven():
+            kind = kinds[turn % len(kinds)]
+            turn += 1
+            began = monotonic()
+            is_complete = self._try(kind.draw(kind.size), min(quota_s, left_s()))
+            took_s = monotonic() - began
+            if not is_complete or took_s > quota_s:
+                kind.size *= 0.75
+            elif took_s < quota_s / 3:
+                kind.size *= 1.3
+
+    def _is_proven(self) -> bool:
+        cost = self._candidates.feasible_cost
+        return bool(self.bound >= cost - _PROVEN * abs(cost))
+
+    def _try(self, allowed: list[Indices], time_limit_s: float) -> bool:
+        """Whether the best of the allowed assignments was found, or is not better."""
+        until = monotonic() + time_limit_s
+        allowed = [np.sort(values) for values in allowed]
+        restriction = Restriction(self._problem, self._layout, allowed)
+        if restriction.num_columns > _MOST_COLUMNS:
+            return False
+        candidates = self._candidates
+        for _ in range(_MOST_ROUNDS):
+            is_known = np.isfinite(candidates.feasible_cost)
+            answer = restriction.solve(
+                list(candidates.times),
+                time_limit_s=until - monotonic(),
+                start=candidates.best if is_known else None,
+                gap=_GAP,
+            )
+            if answer.assignment is None:
+                break
+            _, excess = candidates.offer(answer.assignment)
+            if excess.max(initial=0.0) <= 0 or monotonic() >= until:
+                break
+        if self._is_all(allowed):
+            self.bound = max(self.bound, answer.lower_bound)
+        return answer.is_complete
+
+    def _is_all(self, allowed: Sequence[Indices]) -> bool:
+        return sum(map(len, allowed)) == self._layout.num_values
+
+    def _with_best(self, allowed: Sequence[Indices]) -> list[Indices]:
+        best = self._candidates.best
+        assert best is not None
+        return [
+            np.unique(np.append(values, value)).astype(np.intp)
+            for values, value in zip(allowed, best, strict=True)
+        ]
+
+    def _drawn(self, mean: float) -> list[Indices]:
+        """Values of each variable, cheap ones more often."""
+        spread = self._random.uniform(2.0, 20.0)
+        counts = self._random.poisson(mean, len(self._ranking))
+        drawn = []
+        for order, count in zip(self._ranking, counts, strict=True):
+            if count >= len(order):
+                drawn.append(order)
+                continue
+            # The largest of exponential races: drawing without replacement by weight.
+            race = self._random.gumbel(size=len(order)) - np.arange(len(order)) / spread
+            drawn.append(order[np.argpartition(-race, count)[:count]])
+        return drawn
+
+    def _scattered(self, size: float) -> list[Indices]:
+        return self._with_best(self._drawn(size))
+
+    def _recent(self, size: float) -> list[Indices]:
+        known = self._candidates.values()
+        return self._with_best(
+            [
+                np.concatenate(pair)
+                for pair in zip(known, self._drawn(size), strict=True)
+            ]
+        )
+
+    def _region(self, size: float) -> list[Indices]:
+        inside = self._connected(max(2, int(size)))
+        share = self._random.choice([0.0, 0.5, 1.0])
+        known = self._candidates.values()
+        none = np.zeros(0, np.intp)
+        return self._with_best(
+            [
+                self._ranking[i]
+                if i in inside
+                else (known[i] if self._random.random() < share else none)
+                for i in range(len(known))
+            ]
+        )
+
+    def _connected(self, size: int) -> set[int]:
+        """Variables around a random one."""
+        queue = [int(self._random.integers(len(self._around)))]
+        inside = set(queue)
+        for variable in queue:
+            if len(inside) >= size:
+                break
+            others = [other for other in self._around[variable] if other not in inside]
+            self._random.shuffle(others)
+            queue += others[:_REACH]
+            inside.update(others[:_REACH])
+        return inside
