@@ -22,6 +22,7 @@ _FIRST_RADIUS = 0.1  # of the first bound, for the price of a whole limit
 _RENEWED_RADIUS = 0.3  # of the highest price, when another oracle goes on
 _GROWTH, _SHRINKAGE = 1.5, 0.7
 _MOST_CUTS = 300
+_MOST_DOUBLINGS = 24
 
 # Prices -> a lower bound of the priced costs, and assignments that are good for them.
 Oracle = Callable[[Array], tuple[float, list[tuple[int, ...]]]]
@@ -87,6 +88,18 @@ class Ascent:
             prices, expected = self._next_prices()
             if expected - self.bound <= 1e-7 * abs(self.bound):
                 return
+
+    def press(self, oracle: Oracle) -> Iterator[None]:
+        """Doubles the prices, wherever a limit was exceeded, until an answer fits."""
+        for doublings in range(1, _MOST_DOUBLINGS + 1):
+            if not self._candidates.times or np.isfinite(self._candidates.feasible_cost):
+                return
+            least = float(self.prices.max(initial=0.0)) or self._radius
+            prices = self.prices.copy()
+            times = np.array(self._candidates.times)
+            prices[times] = np.maximum(prices[times], least / 16) * 2.0**doublings
+            self._step(oracle, prices)
+            yield
 
     def _step(self, oracle: Oracle, prices: Array) -> float:
         bound, assignments = oracle(prices)

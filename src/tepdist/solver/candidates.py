@@ -58,7 +58,7 @@ class Candidates:
 
     def values(self) -> list[Indices]:
         """Of each variable the values that some recent assignment has, ascending."""
-        chosen = np.array(self.recent, np.intp)
+        chosen = np.array(self.recent, np.intp).reshape(-1, self._problem.num_variables)
         return [np.unique(column) for column in chosen.T]
 
 

@@ -12,7 +12,7 @@ from tepdist.solver.layout import Layout
 from tepdist.solver.messages import Messages
 from tepdist.solver.problem import Array, Problem
 
-_FIRST_SWEEPS = 400
+_FIRST_SWEEPS = 100
 _SWEEPS = 20
 _CONVERGED = 1e-5  # relative gain of a sweep that ends the sweeps
 

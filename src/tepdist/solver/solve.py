@@ -6,7 +6,7 @@
     search    -> the best assignment within the limits          neighbourhoods.py
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 
 import numpy as np
@@ -20,7 +20,9 @@ from tepdist.solver.problem import Problem, Solution
 from tepdist.solver.reduction import Reduction, reduce
 
 _REDUCTION_SHARE = 0.4  # of the time, at most
-_PASSING_SHARE = 0.5
+_SWEEPING_SHARE = 0.6
+_PASSING_SHARE = 0.4
+_PRESSING_SHARE = 0.3
 _EXACT_SHARE = 0.5
 _EXACT_CALL_SHARE = 0.05
 # Elements of all tables: above, toulbar2 takes too long for one set of prices.
@@ -96,15 +98,17 @@ class _Search:
             return np.isfinite(cost) and cost - ascent.bound <= _GAP * abs(cost)
 
         relaxation = Relaxation(
-            problem, flat, candidates, is_out_of_time=self.past(_PASSING_SHARE)
+            problem, flat, candidates, is_out_of_time=self.past(_SWEEPING_SHARE)
         )
-        self._ascend(ascent, relaxation.passing(ascent), _PASSING_SHARE, is_good_enough)
+        passing = relaxation.passing(ascent)
+        self._ascend(ascent.run(passing), _PASSING_SHARE, is_good_enough)
+        self._ascend(ascent.press(passing), _PRESSING_SHARE, is_good_enough)
         size = sum(table.size for table in problem.edges.values())
         if size <= _MOST_EXACT_ELEMENTS and not is_good_enough():
             call_s = max(1.0, self._limit_s * _EXACT_CALL_SHARE)
             if self.left_s() > 2 * call_s:
                 oracle = relaxation.exactly(ascent, call_s)
-                self._ascend(ascent, oracle, _EXACT_SHARE, lambda: is_good_enough() or not relaxation.is_exact)
+                self._ascend(ascent.run(oracle), _EXACT_SHARE, lambda: is_good_enough() or not relaxation.is_exact)
         if is_good_enough():
             return candidates.best, ascent.bound
         search = Neighbourhoods(
@@ -118,8 +122,10 @@ class _Search:
         search.run(self.left_s)
         return candidates.best, search.bound
 
-    def _ascend(self, ascent: Ascent, oracle: Oracle, share: float, enough: Callable[[], bool]) -> None:
+    def _ascend(
+        self, steps: Iterator[None], share: float, enough: Callable[[], bool]
+    ) -> None:
         is_out_of_time = self.past(share)
-        for _ in ascent.run(oracle):
+        for _ in steps:
             if is_out_of_time() or enough():
                 break
