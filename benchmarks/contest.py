@@ -54,12 +54,12 @@ class Answer:
     required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
 )
-@click.option("--seconds", type=click.FloatRange(min=0), default=60.0, show_default=True)
+@click.option(
+    "--seconds", type=click.FloatRange(min=0), default=60.0, show_default=True
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="A list of objects, last line.")
-def main(
-    files: tuple[Path, ...], *, seconds: float, seed: int, as_json: bool
-) -> None:
+def main(files: tuple[Path, ...], *, seconds: float, seed: int, as_json: bool) -> None:
     """Solves contest files."""
     print(f"{'file':32} {'cost':>20} {'feasible':>8} {'seconds':>8} {'bound':>20}")
     answers = []

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytoulbar2
 
-from tepdist.solver.handlers import handlers_kept
 from tepdist.search.network import Network
+from tepdist.solver.handlers import handlers_kept
 
 _RESOLUTION = 1e9  # integer cost of the first known solution
 _FORBIDDEN = 1e3  # times that solution's cost: never worth it

@@ -92,7 +92,9 @@ class Ascent:
     def press(self, oracle: Oracle) -> Iterator[None]:
         """Doubles the prices, wherever a limit was exceeded, until an answer fits."""
         for doublings in range(1, _MOST_DOUBLINGS + 1):
-            if not self._candidates.times or np.isfinite(self._candidates.feasible_cost):
+            if not self._candidates.times or np.isfinite(
+                self._candidates.feasible_cost
+            ):
                 return
             least = float(self.prices.max(initial=0.0)) or self._radius
             prices = self.prices.copy()
@@ -110,7 +112,9 @@ class Ascent:
         # A radius of a share of the costs, whatever the first bound happens to be.
         if self._radius == 0:
             costs = [abs(bound), *(abs(cut.cost) for cut in self._cuts)]
-            self._radius = _FIRST_RADIUS * (min(c for c in costs if c > 0) if any(costs) else 1.0)
+            self._radius = _FIRST_RADIUS * (
+                min(c for c in costs if c > 0) if any(costs) else 1.0
+            )
         self._cuts = sorted(self._cuts, key=lambda cut: cut.at(prices))[:_MOST_CUTS]
         return bound
 

@@ -91,6 +91,8 @@ def solve(
             model.AddFunction([i, j], integers(table))
         found = model.Solve(timeLimit=max(1, int(time_limit_s)))
         is_complete = not pytoulbar2.tb2.option.limited
-        bound = above if is_complete and found is None else model.GetDDualBound() / scale
+        bound = (
+            above if is_complete and found is None else model.GetDDualBound() / scale
+        )
     assignment = tuple(start) if found is None else tuple(int(v) for v in found[0])
     return Relaxed(assignment, network.constant + float(bound), is_complete)

@@ -164,8 +164,10 @@ class Graph:
                 self.constant += float(best)
             case (leader,):
                 self.unary[leader] = self.unary[leader] + best
+            case (first, second):
+                self.add_edge(first, second, best)
             case _:
-                self.add_edge(*leaders, best)
+                raise AssertionError(f"{len(leaders)} neighbours")
         self._leave(variable, leaders, costs.argmin(axis=0))
 
     def _leave(self, variable: int, leaders: tuple[int, ...], values: Indices) -> None:

@@ -1,10 +1,14 @@
 """Linear and mixed-integer programs by HiGHS; the only file that knows highspy."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tepdist.solver.problem import Array, Indices
+
+if TYPE_CHECKING:
+    import highspy
 
 _GAP = 1e-6  # relative gap at which an answer counts as best
 
@@ -88,7 +92,9 @@ def solve(
         return Outcome(None, np.inf, is_complete=True)
     found = solver.getInfo()
     is_complete = status == highspy.HighsModelStatus.kOptimal
-    is_feasible = found.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
+    is_feasible = (
+        found.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
+    )
     columns = np.array(solver.getSolution().col_value) if is_feasible else None
     if program.integral.any():
         bound = found.mip_dual_bound
@@ -97,7 +103,7 @@ def solve(
     return Outcome(columns, bound, is_complete)
 
 
-def _model(program: Program):
+def _model(program: Program) -> "highspy.HighsLp":
     import highspy
 
     rows, columns, values = program.entries

@@ -171,7 +171,10 @@ class Restriction:
         """Scaled usage of each allowed value, and the limit, where it may bind."""
         layout = self._layout
         allowed = np.concatenate(
-            [first + values for first, values in zip(layout.offsets, self._allowed, strict=False)]
+            [
+                first + values
+                for first, values in zip(layout.offsets, self._allowed, strict=False)
+            ]
         )
         found = []
         for time in times:

@@ -62,9 +62,8 @@ class Layout:
         """
         until = np.concatenate([[0.0], np.cumsum(multipliers)])
         paid = until[self.usage_ends] - until[self.usage_starts]
-        return np.bincount(
-            self.usage_values, self.usage_amounts * paid, self.num_values
-        )
+        paid = self.usage_amounts * paid
+        return np.bincount(self.usage_values, paid, self.num_values).astype(float)
 
     def split(self, flat: Array) -> list[Array]:
         """Views of the values of each variable."""

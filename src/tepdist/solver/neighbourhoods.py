@@ -1,4 +1,4 @@
-"""Large-neighbourhood search: few values for each variable, solved as an integer program.
+"""Large-neighbourhood search: few values a variable, solved as an integer program.
 
 Around the best assignment so far some other values are let in, and the best choice
 among them is found by HiGHS within all limits. Three kinds of neighbourhood take turns,
@@ -55,7 +55,9 @@ class Neighbourhoods:
         self._problem, self._layout = problem, layout
         self._candidates = candidates
         self._random = np.random.default_rng(seed)
-        self._ranking = [costs.argsort(kind="stable") for costs in layout.split(marginals)]
+        self._ranking = [
+            costs.argsort(kind="stable") for costs in layout.split(marginals)
+        ]
         self._around: list[list[int]] = [[] for _ in problem.unary]
         for i, j in problem.edges:
             self._around[i].append(j)

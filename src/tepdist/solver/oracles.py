@@ -52,7 +52,7 @@ class Relaxation:
 
     def marginals(self, unary: Array) -> Array:
         """About what the network costs at least with each value, [values]."""
-        return self._messages.sums(unary)
+        return self._messages.marginals(unary)
 
     def _rounded(self, unary: Array) -> tuple[int, ...]:
         rounded = self._messages.round(unary)
@@ -60,7 +60,9 @@ class Relaxation:
             rounded, self._layout.split(unary), is_out_of_time=self._is_out_of_time
         )
 
-    def passing(self, ascent: Ascent) -> "Callable[[Array], tuple[float, list[tuple[int, ...]]]]":
+    def passing(
+        self, ascent: Ascent
+    ) -> "Callable[[Array], tuple[float, list[tuple[int, ...]]]]":
         """The oracle by message passing."""
         most = _FIRST_SWEEPS
 
@@ -84,7 +86,8 @@ class Relaxation:
             parts = self._layout.split(unary)
             rounded = self._rounded(unary)
             start = min(
-                (*self._candidates.recent, rounded), key=lambda known: self._cost(parts, known)
+                (*self._candidates.recent, rounded),
+                key=lambda known: self._cost(parts, known),
             )
             network = self._messages.reparametrized(unary)
             found = exact.solve(

@@ -202,9 +202,9 @@ def _drop_dominated(graph: Graph, variable: int) -> None:
     better &= _most_excess(graph, variable) <= 0
     alike = better & better.T
     better &= ~alike | (np.arange(size)[:, None] < np.arange(size))
-    dominated = better.any(axis=0)
-    if dominated.any():
-        graph.keep(variable, ~dominated)
+    stays = np.asarray(~better.any(axis=0))
+    if not stays.all():
+        graph.keep(variable, stays)
 
 
 def _most_excess(graph: Graph, variable: int) -> Array:

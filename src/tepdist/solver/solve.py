@@ -1,9 +1,9 @@
 """The solver: reduce, price the limits, then search around what was found.
 
-    reduce    -> a smaller problem with the same optimum        reduction.py
-    ascend    -> prices, a bound, assignments near the limits   ascent.py, messages.py
-    ascend    -> the same exactly, where that pays              exact.py
-    search    -> the best assignment within the limits          neighbourhoods.py
+reduce    -> a smaller problem with the same optimum        reduction.py
+ascend    -> prices, a bound, assignments near the limits   ascent.py, messages.py
+ascend    -> the same exactly, where that pays              exact.py
+search    -> the best assignment within the limits          neighbourhoods.py
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ from time import monotonic
 
 import numpy as np
 
-from tepdist.solver.ascent import Ascent, Oracle
+from tepdist.solver.ascent import Ascent
 from tepdist.solver.candidates import Candidates
 from tepdist.solver.layout import layout
 from tepdist.solver.neighbourhoods import Neighbourhoods
@@ -108,7 +108,11 @@ class _Search:
             call_s = max(1.0, self._limit_s * _EXACT_CALL_SHARE)
             if self.left_s() > 2 * call_s:
                 oracle = relaxation.exactly(ascent, call_s)
-                self._ascend(ascent.run(oracle), _EXACT_SHARE, lambda: is_good_enough() or not relaxation.is_exact)
+                self._ascend(
+                    ascent.run(oracle),
+                    _EXACT_SHARE,
+                    lambda: is_good_enough() or not relaxation.is_exact,
+                )
         if is_good_enough():
             return candidates.best, ascent.bound
         search = Neighbourhoods(
