@@ -9,6 +9,7 @@ each growing while it is solved fast and shrinking when it is not:
 - region: all values in a connected part, what recent assignments had elsewhere.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -67,37 +68,43 @@ class Neighbourhoods:
     def run(self, left_s: Callable[[], float]) -> None:
         """Searches until time is up or the best is proven best."""
         quota_s = min(max(left_s() / 25, 0.5), 12.0)
-        kinds = [
+        self._try(self._candidates.values(), min(quota_s, left_s()))
+        self._try(self._ranking, left_s() / 3)
+        kinds = (
             _Kind(self._recent, 0.3),
             _Kind(self._scattered, 3.0),
             _Kind(self._region, 30.0),
-        ]
-        self._try(self._with_best(self._candidates.values()), min(quota_s, left_s()))
-        self._try(list(self._ranking), left_s() / 3)
-        turn = 0
-        while left_s() > 0.05 and not self._is_proven():
-            kind = kinds[turn % len(kinds)]
-            turn += 1
+        )
+        for kind in itertools.cycle(kinds):
+            if left_s() <= 0 or self._is_proven():
+                return
             began = monotonic()
             is_complete = self._try(kind.draw(kind.size), min(quota_s, left_s()))
             took_s = monotonic() - began
             if not is_complete or took_s > quota_s:
                 kind.size *= 0.75
             elif took_s < quota_s / 3:
-                kind.size *= 1.3
+                kind.size = min(1.3 * kind.size, self._layout.num_values)
 
     def _is_proven(self) -> bool:
         cost = self._candidates.feasible_cost
+        if not np.isfinite(cost):
+            return self.bound == np.inf  # proven that nothing is feasible
         return bool(self.bound >= cost - _PROVEN * abs(cost))
 
-    def _try(self, allowed: list[Indices], time_limit_s: float) -> bool:
-        """Whether the best of the allowed assignments was found, or is not better."""
+    def _try(self, values: Sequence[Indices], time_limit_s: float) -> bool:
+        """Looks for a better assignment among the values of the best and some more.
+
+        Returns:
+            Whether there is none that is better than the best is now.
+        """
         until = monotonic() + time_limit_s
-        allowed = [np.sort(values) for values in allowed]
-        restriction = Restriction(self._problem, self._layout, allowed)
-        if restriction.num_columns > _MOST_COLUMNS:
-            return False
         candidates = self._candidates
+        allowed = self._with_best(values)
+        restriction = Restriction(self._problem, self._layout, allowed)
+        if time_limit_s <= 0 or restriction.num_columns > _MOST_COLUMNS:
+            return False
+        is_complete = False
         for _ in range(_MOST_ROUNDS):
             is_known = np.isfinite(candidates.feasible_cost)
             answer = restriction.solve(
@@ -106,14 +113,18 @@ class Neighbourhoods:
                 start=candidates.best if is_known else None,
                 gap=_GAP,
             )
+            if self._is_all(allowed):
+                self.bound = max(self.bound, answer.lower_bound)
+            is_complete = answer.is_complete
             if answer.assignment is None:
                 break
             _, excess = candidates.offer(answer.assignment)
-            if excess.max(initial=0.0) <= 0 or monotonic() >= until:
+            if excess.max(initial=0.0) <= 0:
                 break
-        if self._is_all(allowed):
-            self.bound = max(self.bound, answer.lower_bound)
-        return answer.is_complete
+            is_complete = False
+            if monotonic() >= until:
+                break
+        return is_complete
 
     def _is_all(self, allowed: Sequence[Indices]) -> bool:
         return sum(map(len, allowed)) == self._layout.num_values

@@ -54,9 +54,15 @@ class Reduction:
 def reduce(problem: Problem, *, is_out_of_time: Callable[[], bool]) -> Reduction:
     """The problem after all rules, or after as many as there was time for."""
     graph = Graph(problem)
-    if all(_drop_forbidden(graph, i) for i in range(problem.num_variables)):
+    try:
         _run(graph, is_out_of_time)
+    except _NothingAllowedError:
+        graph.constant = np.inf
     return _reduced(graph, problem)
+
+
+class _NothingAllowedError(Exception):
+    """Some variable has no allowed value left."""
 
 
 def _run(graph: Graph, is_out_of_time: Callable[[], bool]) -> None:
@@ -83,16 +89,8 @@ def _apply(graph: Graph, rules: Sequence[Callable[[Graph, int], bool]]) -> None:
             any(rule(graph, variable) for rule in rules)
 
 
-def _drop_forbidden(graph: Graph, variable: int) -> bool:
-    """Whether the variable has an allowed value left."""
-    finite = np.isfinite(graph.unary[variable])
-    if not finite.all():
-        graph.keep(variable, finite)
-    return bool(finite.any())
-
-
 def _settle(graph: Graph, variable: int) -> bool:
-    if len(graph.unary[variable]) == 1:
+    if len(graph.unary[variable]) == 1 and np.isfinite(graph.unary[variable][0]):
         graph.settle_value(variable)
         return True
     graph.settle_usage(variable)
@@ -100,7 +98,7 @@ def _settle(graph: Graph, variable: int) -> bool:
 
 
 def _make_consistent(graph: Graph, variable: int) -> bool:
-    supported = np.ones(len(graph.unary[variable]), bool)
+    supported = np.isfinite(graph.unary[variable])
     for other, table in list(graph.around[variable].items()):
         finite = np.isfinite(table)
         if finite.all():
@@ -109,10 +107,8 @@ def _make_consistent(graph: Graph, variable: int) -> bool:
             supported &= finite.any(axis=1)
     if supported.all():
         return False
-    if not supported.any():  # nothing is feasible; an infinite cost says so
-        graph.constant = np.inf
-        graph.touched.clear()
-        return True
+    if not supported.any():
+        raise _NothingAllowedError
     graph.keep(variable, supported)
     return True
 
