@@ -186,6 +186,6 @@ class Restriction:
             )[allowed]
             limit = float(layout.limits[time])
             if np.maximum.reduceat(amounts, self._offsets[:-1]).sum() > limit:
-                scale = _LIMIT_SCALE / max(limit, float(amounts.max()))
+                scale = _LIMIT_SCALE / (max(limit, float(amounts.max())) or 1.0)
                 found.append((amounts * scale, limit * scale))
         return found

@@ -8,6 +8,7 @@ exceed the limit of that time. Plain arrays; no sharding in here.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +87,7 @@ class Problem:
 
     def is_feasible(self, assignment: Sequence[int]) -> bool:
         """Whether nothing forbidden is chosen and no limit is exceeded."""
-        return self.overflow(assignment) <= 0 and np.isfinite(self.cost(assignment))
+        return self.overflow(assignment) <= 0 and isfinite(self.cost(assignment))
 
 
 @dataclass(frozen=True, slots=True)
