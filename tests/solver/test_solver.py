@@ -136,7 +136,7 @@ def test_messages_never_bound_above_the_optimum(seed):
     for assignment in itertools.islice(assignments(smaller), 50):
         moved = network.constant
         moved += sum(c[v] for c, v in zip(network.unary, assignment, strict=True))
-        for (i, j), table in zip(smaller.edges, network.edges, strict=True):
+        for (i, j), table in zip(smaller.edges, network.tables, strict=True):
             moved += table[assignment[i], assignment[j]]
         assert moved + smaller.constant == pytest.approx(smaller.cost(assignment))
 

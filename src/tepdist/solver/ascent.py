@@ -21,11 +21,25 @@ _PROGRESS = 1e-4  # relative: less does not renew the patience
 _FIRST_RADIUS = 0.1  # of the first bound, for the price of a whole limit
 _RENEWED_RADIUS = 0.3  # of the highest price, when another oracle goes on
 _GROWTH, _SHRINKAGE = 1.5, 0.7
+_ROUNDING = 1e-11  # relative: more than sums of floats are off
 _MOST_CUTS = 300
 _MOST_DOUBLINGS = 24
 
-# Prices -> a lower bound of the priced costs, and assignments that are good for them.
-Oracle = Callable[[Array], tuple[float, list[tuple[int, ...]]]]
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an oracle says to some prices.
+
+    Attributes:
+        bound: No feasible assignment costs less.
+        assignments: Good ones at these prices.
+    """
+
+    bound: float
+    assignments: tuple[tuple[int, ...], ...]
+
+
+Oracle = Callable[[Array], Reply]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +59,9 @@ class Ascent:
     Prices are for as much usage as the highest limit.
 
     Attributes:
+        problem: Whose bound it is.
+        layout: Of the problem.
+        candidates: Take note of every assignment met.
         bound: The best so far; no feasible assignment costs less.
         prices: That gave it, [times].
     """
@@ -52,22 +69,29 @@ class Ascent:
     def __init__(
         self, problem: Problem, layout: Layout, candidates: Candidates
     ) -> None:
-        self._problem, self._layout = problem, layout
-        self._candidates = candidates
-        self.scale = float(np.abs(layout.limits).max(initial=0.0)) or 1.0
+        self.problem, self.layout, self.candidates = problem, layout, candidates
         self.bound = -np.inf
         self.prices = np.zeros(problem.num_times)
+        self._scale = float(np.abs(layout.limits).max(initial=0.0)) or 1.0
         self._cuts: list[_Cut] = []
         self._radius = 0.0
 
+    def gap(self) -> float:
+        """Between the best feasible cost and the bound, relative; infinite if none."""
+        cost = self.candidates.feasible_cost
+        if not np.isfinite(cost):
+            return np.inf
+        return (cost - self.bound) / (abs(cost) or 1.0)
+
     def unary(self, prices: Array) -> Array:
         """Cost of each value, usage priced, [values]."""
-        return self._layout.unary + self._layout.prices(prices / self.scale)
+        return self.layout.unary + self.layout.prices(prices / self._scale)
 
     def constant(self, prices: Array) -> float:
         """What the priced costs are more than the costs at most, for what fits."""
-        limits = self._layout.limits / self.scale
-        return self._problem.constant - float(prices @ limits)
+        limits = self.layout.limits / self._scale
+        paid = float(prices @ limits)
+        return self.problem.constant - paid - _ROUNDING * abs(paid)
 
     def run(self, oracle: Oracle) -> Iterator[None]:
         """Steps, until they no longer pay; stop iterating to stop earlier."""
@@ -92,37 +116,35 @@ class Ascent:
     def press(self, oracle: Oracle) -> Iterator[None]:
         """Doubles the prices, wherever a limit was exceeded, until an answer fits."""
         for doublings in range(1, _MOST_DOUBLINGS + 1):
-            if not self._candidates.times or np.isfinite(
-                self._candidates.feasible_cost
-            ):
+            if not self.candidates.times or np.isfinite(self.candidates.feasible_cost):
                 return
             least = float(self.prices.max(initial=0.0)) or self._radius
             prices = self.prices.copy()
-            times = np.array(self._candidates.times)
+            times = np.array(self.candidates.times)
             prices[times] = np.maximum(prices[times], least / 16) * 2.0**doublings
             self._step(oracle, prices)
             yield
 
     def _step(self, oracle: Oracle, prices: Array) -> float:
-        bound, assignments = oracle(prices)
-        for assignment in assignments:
-            cost, excess = self._candidates.offer(assignment)
+        reply = oracle(prices)
+        for assignment in reply.assignments:
+            cost, excess = self.candidates.offer(assignment)
             if np.isfinite(cost):
-                self._cuts.append(_Cut(cost, excess / self.scale))
-        # A radius of a share of the costs, whatever the first bound happens to be.
-        if self._radius == 0:
-            costs = [abs(bound), *(abs(cut.cost) for cut in self._cuts)]
-            self._radius = _FIRST_RADIUS * (
-                min(c for c in costs if c > 0) if any(costs) else 1.0
-            )
+                self._cuts.append(_Cut(cost, excess / self._scale))
         self._cuts = sorted(self._cuts, key=lambda cut: cut.at(prices))[:_MOST_CUTS]
-        return bound
+        if self._radius == 0:
+            sizes = [abs(cost) for cost in (reply.bound, *self._costs()) if cost]
+            self._radius = _FIRST_RADIUS * min(sizes, default=1.0)
+        return reply.bound
+
+    def _costs(self) -> list[float]:
+        return [cut.cost for cut in self._cuts]
 
     def _next_prices(self) -> tuple[Array, float]:
         """The best prices near the best so far, by all cuts, and their value."""
-        times = np.array(self._candidates.times, np.intp)
+        times = np.array(self.candidates.times, np.intp)
         near = self.prices[times]
-        costs = np.array([cut.cost for cut in self._cuts])
+        costs = np.array(self._costs())
         if not len(times) or not len(costs):
             return self.prices, self.bound
         slopes = np.array([cut.slopes[times] for cut in self._cuts])

@@ -195,15 +195,17 @@ class Graph:
 
     def contract(
         self, variables: Sequence[int], values: Sequence[int]
-    ) -> list[int | None]:
-        """Positions of the values of those left; None where the value has left.
+    ) -> list[int] | None:
+        """Positions of the values of those left; None if one of the values has left.
 
         Args:
             variables: Those left.
             values: Of all variables that ever were.
         """
-        positions: list[int | None] = []
+        positions = []
         for variable in variables:
             found = np.flatnonzero(self._values[variable] == values[variable])
-            positions.append(int(found[0]) if len(found) else None)
+            if not len(found):
+                return None
+            positions.append(int(found[0]))
         return positions

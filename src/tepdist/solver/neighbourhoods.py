@@ -16,10 +16,9 @@ from time import monotonic
 
 import numpy as np
 
-from tepdist.solver.candidates import Candidates
+from tepdist.solver.ascent import Ascent
 from tepdist.solver.integer import Restriction
-from tepdist.solver.layout import Layout
-from tepdist.solver.problem import Array, Indices, Problem
+from tepdist.solver.problem import Array, Indices
 
 _MOST_COLUMNS = 150_000
 _MOST_ROUNDS = 6  # of adding times that overflowed
@@ -43,27 +42,26 @@ class Neighbourhoods:
         bound: No feasible assignment costs less.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        layout: Layout,
-        candidates: Candidates,
-        *,
-        marginals: Array,
-        bound: float,
-        seed: int,
-    ) -> None:
-        self._problem, self._layout = problem, layout
-        self._candidates = candidates
+    def __init__(self, ascent: Ascent, *, marginals: Array, seed: int) -> None:
+        """Prepares a search.
+
+        Args:
+            ascent: Gives the problem, the candidates to improve and the bound.
+            marginals: About what the problem costs at least with each value, [values].
+            seed: Of what is drawn.
+        """
+        problem, flat = ascent.problem, ascent.layout
+        self._problem, self._layout = problem, flat
+        self._candidates = ascent.candidates
+        self.bound = ascent.bound
         self._random = np.random.default_rng(seed)
         self._ranking = [
-            costs.argsort(kind="stable") for costs in layout.split(marginals)
+            costs.argsort(kind="stable") for costs in flat.split(marginals)
         ]
         self._around: list[list[int]] = [[] for _ in problem.unary]
         for i, j in problem.edges:
             self._around[i].append(j)
             self._around[j].append(i)
-        self.bound = bound
 
     def run(self, left_s: Callable[[], float]) -> None:
         """Searches until time is up or the best is proven best."""

@@ -1,108 +1,102 @@
 """Bounds and assignments for given prices: by message passing, or exactly."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from tepdist.solver import exact
-from tepdist.solver.ascent import Ascent
-from tepdist.solver.candidates import Candidates
+from tepdist.solver.ascent import Ascent, Reply
 from tepdist.solver.descent import Descent
-from tepdist.solver.layout import Layout
 from tepdist.solver.messages import Messages
-from tepdist.solver.problem import Array, Problem
+from tepdist.solver.problem import Array
 
 _FIRST_SWEEPS = 100
 _SWEEPS = 20
 _CONVERGED = 1e-5  # relative gain of a sweep that ends the sweeps
 
 
-class Relaxation:
-    """A problem's network at any prices; the messages stay from call to call."""
+class MessageOracle:
+    """By message passing; the messages stay from prices to prices."""
 
-    def __init__(
-        self,
-        problem: Problem,
-        layout: Layout,
-        candidates: Candidates,
-        *,
-        is_out_of_time: Callable[[], bool],
-    ) -> None:
-        self._problem, self._layout = problem, layout
-        self._candidates = candidates
+    def __init__(self, ascent: Ascent, *, is_out_of_time: Callable[[], bool]) -> None:
+        """Prepares the messages.
+
+        Args:
+            ascent: Whose problem it is.
+            is_out_of_time: Asked between sweeps; one is made in any case.
+        """
+        self.ascent = ascent
         self._is_out_of_time = is_out_of_time
-        self._messages = Messages(layout, problem.edges)
-        self._descent = Descent(problem)
-        self.is_exact = True
+        self._messages = Messages(ascent.layout, ascent.problem.edges)
+        self._descent = Descent(ascent.problem)
+        self._most_sweeps = _FIRST_SWEEPS
 
-    def sweep(self, unary: Array, most: int) -> float:
+    def __call__(self, prices: Array) -> Reply:
+        unary = self.ascent.unary(prices)
+        bound = self.sweep(unary)
+        return Reply(bound + self.ascent.constant(prices), (self.rounded(unary),))
+
+    def sweep(self, unary: Array) -> float:
         """Lets the messages settle; a lower bound.
 
         Args:
-            unary: Cost of each value, [values].
-            most: Sweeps at most.
+            unary: Cost of each value, usage priced, [values].
         """
         best = -np.inf
-        for _ in range(most):
+        for _ in range(self._most_sweeps):
             bound = self._messages.improve(unary)
             gain, best = bound - best, max(bound, best)
             if gain <= _CONVERGED * abs(best) or self._is_out_of_time():
                 break
+        self._most_sweeps = _SWEEPS
         return best
 
-    def marginals(self, unary: Array) -> Array:
-        """About what the network costs at least with each value, [values]."""
-        return self._messages.marginals(unary)
-
-    def _rounded(self, unary: Array) -> tuple[int, ...]:
-        rounded = self._messages.round(unary)
+    def rounded(self, unary: Array) -> tuple[int, ...]:
+        """An assignment by the messages, each variable the best for the others."""
         return self._descent.improve(
-            rounded, self._layout.split(unary), is_out_of_time=self._is_out_of_time
+            self._messages.round(unary),
+            self.ascent.layout.split(unary),
+            is_out_of_time=self._is_out_of_time,
         )
 
-    def passing(
-        self, ascent: Ascent
-    ) -> "Callable[[Array], tuple[float, list[tuple[int, ...]]]]":
-        """The oracle by message passing."""
-        most = _FIRST_SWEEPS
+    def reparametrized(self, unary: Array) -> exact.Reparametrized:
+        return self._messages.reparametrized(unary)
 
-        def ask(prices: Array) -> tuple[float, list[tuple[int, ...]]]:
-            nonlocal most
-            unary = ascent.unary(prices)
-            bound = self.sweep(unary, most)
-            most = _SWEEPS
-            return bound + ascent.constant(prices), [self._rounded(unary)]
+    def marginals(self, prices: Array) -> Array:
+        """About what a problem costs at least with each value, [values]."""
+        unary = self.ascent.unary(prices)
+        self.sweep(unary)
+        return self._messages.marginals(unary)
 
-        return ask
 
-    def exactly(
-        self, ascent: Ascent, time_limit_s: float
-    ) -> "Callable[[Array], tuple[float, list[tuple[int, ...]]]]":
-        """The oracle by toulbar2, each call within a time."""
+class ExactOracle:
+    """By toulbar2, which starts from what the messages have made of the costs.
 
-        def ask(prices: Array) -> tuple[float, list[tuple[int, ...]]]:
-            unary = ascent.unary(prices)
-            self.sweep(unary, _SWEEPS)
-            parts = self._layout.split(unary)
-            rounded = self._rounded(unary)
-            start = min(
-                (*self._candidates.recent, rounded),
-                key=lambda known: self._cost(parts, known),
-            )
-            network = self._messages.reparametrized(unary)
-            found = exact.solve(
-                self._problem, network, start=start, time_limit_s=time_limit_s
-            )
-            self.is_exact = found.is_complete
-            return found.lower_bound + ascent.constant(prices), [
-                found.assignment,
-                rounded,
-            ]
+    Attributes:
+        is_complete: Whether the last call came to its end in time.
+    """
 
-        return ask
+    def __init__(self, messages: MessageOracle, *, time_limit_s: float) -> None:
+        self._messages = messages
+        self._time_limit_s = time_limit_s
+        self.is_complete = True
 
-    def _cost(self, parts: list[Array], assignment: tuple[int, ...]) -> float:
-        total = sum(float(costs[v]) for costs, v in zip(parts, assignment, strict=True))
-        for (i, j), table in self._problem.edges.items():
-            total += float(table[assignment[i], assignment[j]])
-        return total
+    def __call__(self, prices: Array) -> Reply:
+        ascent = self._messages.ascent
+        unary = ascent.unary(prices)
+        self._messages.sweep(unary)
+        rounded = self._messages.rounded(unary)
+        network = self._messages.reparametrized(unary)
+        known = [*ascent.candidates.recent, rounded]
+        found = exact.solve(
+            tuple(ascent.problem.edges),
+            network,
+            start=min(known, key=lambda start: self._cost(network, start)),
+            time_limit_s=self._time_limit_s,
+        )
+        self.is_complete = found.is_complete
+        bound = found.lower_bound + ascent.constant(prices)
+        return Reply(bound, (found.assignment, rounded))
+
+    def _cost(self, network: exact.Reparametrized, start: Sequence[int]) -> float:
+        return network.cost(tuple(self._messages.ascent.problem.edges), start)

@@ -46,9 +46,10 @@ class Reduction:
         """An assignment of the original problem, with the same cost."""
         return tuple(self.graph.expand(self.variables, assignment))
 
-    def contract(self, assignment: Sequence[int]) -> tuple[int | None, ...]:
-        """Values of the variables left in an original assignment; None if dropped."""
-        return tuple(self.graph.contract(self.variables, assignment))
+    def contract(self, assignment: Sequence[int]) -> tuple[int, ...] | None:
+        """The part of an original assignment that is left; None if not all of it is."""
+        values = self.graph.contract(self.variables, assignment)
+        return None if values is None else tuple(values)
 
 
 def reduce(problem: Problem, *, is_out_of_time: Callable[[], bool]) -> Reduction:

@@ -7,19 +7,21 @@ search    -> the best assignment within the limits          neighbourhoods.py
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from time import monotonic
+from dataclasses import dataclass
 
 import numpy as np
 
 from tepdist.solver.ascent import Ascent
 from tepdist.solver.candidates import Candidates
+from tepdist.solver.clock import Clock
 from tepdist.solver.layout import layout
 from tepdist.solver.neighbourhoods import Neighbourhoods
-from tepdist.solver.oracles import Relaxation
+from tepdist.solver.oracles import ExactOracle, MessageOracle
 from tepdist.solver.problem import Problem, Solution
 from tepdist.solver.reduction import Reduction, reduce
 
-_REDUCTION_SHARE = 0.4  # of the time, at most
+# Shares of the time that is left when a step begins, at most.
+_REDUCTION_SHARE = 0.4
 _SWEEPING_SHARE = 0.6
 _PASSING_SHARE = 0.4
 _PRESSING_SHARE = 0.3
@@ -45,18 +47,19 @@ def solve(
         start: An assignment; what is returned is never worse.
         seed: Of what is drawn at random.
     """
-    search = _Search(time_limit_s, seed)
-    reduction = reduce(problem, is_out_of_time=search.past(_REDUCTION_SHARE))
-    found, bound = search.run(reduction, start)
-    known = [tuple(start)] if start is not None else []
-    if found is not None:
-        known.append(reduction.expand(found))
+    clock = Clock(time_limit_s)
+    reduction = reduce(problem, is_out_of_time=clock.past(_REDUCTION_SHARE))
+    found = _solve_reduced(reduction, start, clock=clock, seed=seed)
+    known = [] if start is None else [tuple(start)]
+    if found.assignment is not None:
+        known.append(reduction.expand(found.assignment))
     if not known:
         known.append(tuple(int(costs.argmin()) for costs in problem.unary))
     best = min(known, key=lambda assignment: _rank(problem, assignment))
     cost = problem.cost(best)
     is_feasible = problem.is_feasible(best)
-    return Solution(best, cost, is_feasible, min(bound, cost) if is_feasible else bound)
+    bound = min(found.bound, cost) if is_feasible else found.bound
+    return Solution(best, cost, is_feasible, bound)
 
 
 def _rank(problem: Problem, assignment: Sequence[int]) -> tuple[bool, float, float]:
@@ -64,72 +67,59 @@ def _rank(problem: Problem, assignment: Sequence[int]) -> tuple[bool, float, flo
     return (not np.isfinite(cost), problem.overflow(assignment), cost)
 
 
-class _Search:
-    """One search within a time."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The best assignment of a reduced problem, if any, and a lower bound."""
 
-    def __init__(self, time_limit_s: float, seed: int) -> None:
-        self._began = monotonic()
-        self._limit_s = time_limit_s
-        self._seed = seed
+    assignment: tuple[int, ...] | None
+    bound: float
 
-    def left_s(self) -> float:
-        return self._began + self._limit_s - monotonic()
 
-    def past(self, share: float) -> Callable[[], bool]:
-        """Whether a share of the time that is left now has passed."""
-        until = monotonic() + share * max(0.0, self.left_s())
-        return lambda: monotonic() >= until
+def _solve_reduced(
+    reduction: Reduction, start: Sequence[int] | None, *, clock: Clock, seed: int
+) -> _Found:
+    problem = reduction.problem
+    if not np.isfinite(problem.constant):
+        return _Found(None, np.inf)
+    if not problem.num_variables:
+        return _Found((), problem.constant)
+    flat = layout(problem)
+    candidates = Candidates(problem, flat)
+    known = None if start is None else reduction.contract(start)
+    if known is not None:
+        candidates.offer(known)
+    ascent = Ascent(problem, flat, candidates)
+    oracle = MessageOracle(ascent, is_out_of_time=clock.past(_SWEEPING_SHARE))
+    _ascend(ascent, oracle, clock)
+    if ascent.gap() <= _GAP:
+        return _Found(candidates.best, ascent.bound)
+    search = Neighbourhoods(
+        ascent, marginals=oracle.marginals(ascent.prices), seed=seed
+    )
+    search.run(clock.left_s)
+    return _Found(candidates.best, search.bound)
 
-    def run(
-        self, reduction: Reduction, start: Sequence[int] | None
-    ) -> tuple[tuple[int, ...] | None, float]:
-        """The best assignment of the reduced problem, if any, and a lower bound."""
-        problem = reduction.problem
-        if not np.isfinite(problem.constant):
-            return None, np.inf
-        if not problem.num_variables:
-            return (), problem.constant
-        flat = layout(problem)
-        candidates = Candidates(problem, flat)
-        ascent = Ascent(problem, flat, candidates)
 
-        def is_good_enough() -> bool:
-            cost = candidates.feasible_cost
-            return np.isfinite(cost) and cost - ascent.bound <= _GAP * abs(cost)
-
-        relaxation = Relaxation(
-            problem, flat, candidates, is_out_of_time=self.past(_SWEEPING_SHARE)
+def _ascend(ascent: Ascent, oracle: MessageOracle, clock: Clock) -> None:
+    """Raises the bound until it is met, or the time for that has passed."""
+    _step(ascent, ascent.run(oracle), clock.past(_PASSING_SHARE))
+    _step(ascent, ascent.press(oracle), clock.past(_PRESSING_SHARE))
+    size = sum(table.size for table in ascent.problem.edges.values())
+    call_s = max(1.0, clock.left_s() * _EXACT_CALL_SHARE)
+    if size <= _MOST_EXACT_ELEMENTS and clock.left_s() > 2 * call_s:
+        exactly = ExactOracle(oracle, time_limit_s=call_s)
+        is_out_of_time = clock.past(_EXACT_SHARE)
+        _step(
+            ascent,
+            ascent.run(exactly),
+            lambda: is_out_of_time() or not exactly.is_complete,
         )
-        passing = relaxation.passing(ascent)
-        self._ascend(ascent.run(passing), _PASSING_SHARE, is_good_enough)
-        self._ascend(ascent.press(passing), _PRESSING_SHARE, is_good_enough)
-        size = sum(table.size for table in problem.edges.values())
-        if size <= _MOST_EXACT_ELEMENTS and not is_good_enough():
-            call_s = max(1.0, self._limit_s * _EXACT_CALL_SHARE)
-            if self.left_s() > 2 * call_s:
-                oracle = relaxation.exactly(ascent, call_s)
-                self._ascend(
-                    ascent.run(oracle),
-                    _EXACT_SHARE,
-                    lambda: is_good_enough() or not relaxation.is_exact,
-                )
-        if is_good_enough():
-            return candidates.best, ascent.bound
-        search = Neighbourhoods(
-            problem,
-            flat,
-            candidates,
-            marginals=relaxation.marginals(ascent.unary(ascent.prices)),
-            bound=ascent.bound,
-            seed=self._seed,
-        )
-        search.run(self.left_s)
-        return candidates.best, search.bound
 
-    def _ascend(
-        self, steps: Iterator[None], share: float, enough: Callable[[], bool]
-    ) -> None:
-        is_out_of_time = self.past(share)
-        for _ in steps:
-            if is_out_of_time() or enough():
-                break
+
+def _step(ascent: Ascent, steps: Iterator[None], is_enough: Callable[[], bool]) -> None:
+    while ascent.gap() > _GAP and not is_enough():
+        if next(steps, _END) is _END:
+            return
+
+
+_END = object()
