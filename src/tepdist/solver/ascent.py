@@ -18,6 +18,7 @@ from tepdist.solver.problem import Array, Problem
 
 _PATIENCE = 12  # steps without a better bound before the ascent ends
 _PROGRESS = 1e-4  # relative: less does not renew the patience
+_LEAST_GAIN = 1e-7  # relative: less is not worth a step that may end in a proof
 _FIRST_RADIUS = 0.1  # of the first bound, for the price of a whole limit
 _RENEWED_RADIUS = 0.3  # of the highest price, when another oracle goes on
 _GROWTH, _SHRINKAGE = 1.5, 0.7
@@ -110,8 +111,14 @@ class Ascent:
                 self._radius *= _SHRINKAGE
             yield
             prices, expected = self._next_prices()
-            if expected - self.bound <= 1e-7 * abs(self.bound):
+            if expected - self.bound <= self._worth(expected) * abs(self.bound):
                 return
+
+    def _worth(self, expected: float) -> float:
+        """Relative gain of the bound that is worth another step."""
+        cost = self.candidates.feasible_cost
+        may_prove = np.isfinite(cost) and expected >= cost - _PROGRESS * abs(cost)
+        return _LEAST_GAIN if may_prove else _PROGRESS
 
     def press(self, oracle: Oracle) -> Iterator[None]:
         """Doubles the prices, wherever a limit was exceeded, until an answer fits."""

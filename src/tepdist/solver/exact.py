@@ -9,7 +9,7 @@ import numpy as np
 from tepdist.solver.handlers import handlers_kept
 from tepdist.solver.problem import Array
 
-_RESOLUTION = 1e9  # integer cost of the start, above the constant
+_RESOLUTION = 1e11  # integer cost of the start, above the constant
 # toulbar2 keeps its options in globals: one solve at a time in a process.
 _lock = threading.Lock()
 

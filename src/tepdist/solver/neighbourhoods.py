@@ -1,15 +1,14 @@
 """Large-neighbourhood search: few values a variable, solved as an integer program.
 
 Around the best assignment so far some other values are let in, and the best choice
-among them is found by HiGHS within all limits. Three kinds of neighbourhood take turns,
-each growing while it is solved fast and shrinking when it is not:
+among them is found by HiGHS within all limits. Three kinds of neighbourhood share the
+time, each growing while it is solved fast and shrinking when it is not:
 
 - scattered: a few values of every variable, drawn by their marginal cost;
 - recent: what recent assignments had, and a few drawn ones;
 - region: all values in a connected part, what recent assignments had elsewhere.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -29,10 +28,11 @@ _REACH = 4  # neighbours of one variable that a region takes in
 
 @dataclass(slots=True)
 class _Kind:
-    """A kind of neighbourhood: its name and its size now."""
+    """A kind of neighbourhood, its size now, and the time it has had [s]."""
 
     draw: Callable[[float], list[Indices]]
     size: float
+    spent_s: float = 0.0
 
 
 class Neighbourhoods:
@@ -73,12 +73,12 @@ class Neighbourhoods:
             _Kind(self._scattered, 3.0),
             _Kind(self._region, 30.0),
         )
-        for kind in itertools.cycle(kinds):
-            if left_s() <= 0 or self._is_proven():
-                return
+        while left_s() > 0 and not self._is_proven():
+            kind = min(kinds, key=lambda kind: kind.spent_s)
             began = monotonic()
             is_complete = self._try(kind.draw(kind.size), min(quota_s, left_s()))
             took_s = monotonic() - began
+            kind.spent_s += took_s
             if not is_complete or took_s > quota_s:
                 kind.size *= 0.75
             elif took_s < quota_s / 3:

@@ -10,7 +10,7 @@ from tepdist.solver.descent import Descent
 from tepdist.solver.messages import Messages
 from tepdist.solver.problem import Array
 
-_FIRST_SWEEPS = 100
+_FIRST_SWEEPS = 40
 _SWEEPS = 20
 _CONVERGED = 1e-5  # relative gain of a sweep that ends the sweeps
 
