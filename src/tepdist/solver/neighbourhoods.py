@@ -5,8 +5,8 @@ among them is found by HiGHS within all limits. Three kinds of neighbourhood sha
 time, each growing while it is solved fast and shrinking when it is not:
 
 - scattered: a few values of every variable, drawn by their marginal cost;
-- recent: what recent assignments had, and a few drawn ones;
-- region: all values in a connected part, what recent assignments had elsewhere.
+- recent: what recent assignments had, then a few drawn ones too;
+- region: all values in a connected part, what recent assignments had around it.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,6 +23,7 @@ _MOST_COLUMNS = 150_000
 _MOST_ROUNDS = 6  # of adding times that overflowed
 _GAP = 1e-6
 _PROVEN = 2e-6
+_RING = 4  # variables in and around a region for one inside
 _REACH = 4  # neighbours of one variable that a region takes in
 
 
@@ -54,6 +55,7 @@ class Neighbourhoods:
         self._problem, self._layout = problem, flat
         self._candidates = ascent.candidates
         self.bound = ascent.bound
+        self._overrun_s = 0.0  # the most by which a try has exceeded its time
         self._random = np.random.default_rng(seed)
         self._ranking = [
             costs.argsort(kind="stable") for costs in flat.split(marginals)
@@ -65,24 +67,33 @@ class Neighbourhoods:
 
     def run(self, left_s: Callable[[], float]) -> None:
         """Searches until time is up or the best is proven best."""
-        quota_s = min(max(left_s() / 25, 0.5), 12.0)
-        self._try(self._candidates.values(), min(quota_s, left_s()))
-        self._try(self._ranking, left_s() / 3)
+        quota_s = min(max(left_s() / 20, 0.5), 12.0)
         kinds = (
-            _Kind(self._recent, 0.3),
+            _Kind(self._recent, 1.0),
             _Kind(self._scattered, 3.0),
             _Kind(self._region, 30.0),
         )
-        while left_s() > 0 and not self._is_proven():
+        self._try_within(kinds[0].draw(1.0), min(quota_s, left_s()))
+        self._try_within(self._ranking, left_s() / 3)
+        while left_s() > self._overrun_s and not self._is_proven():
             kind = min(kinds, key=lambda kind: kind.spent_s)
-            began = monotonic()
-            is_complete = self._try(kind.draw(kind.size), min(quota_s, left_s()))
-            took_s = monotonic() - began
+            limit_s = min(quota_s, left_s() - self._overrun_s)
+            is_complete, took_s = self._try_within(kind.draw(kind.size), limit_s)
             kind.spent_s += took_s
-            if not is_complete or took_s > quota_s:
-                kind.size *= 0.75
-            elif took_s < quota_s / 3:
+            if not is_complete:
+                kind.size *= 0.6
+            elif took_s < 0.6 * quota_s:
                 kind.size = min(1.3 * kind.size, self._layout.num_values)
+
+    def _try_within(
+        self, values: Sequence[Indices], limit_s: float
+    ) -> tuple[bool, float]:
+        """What `_try` returns, and the time it took [s]."""
+        began = monotonic()
+        is_complete = self._try(values, limit_s)
+        took_s = monotonic() - began
+        self._overrun_s = max(self._overrun_s, took_s - limit_s)
+        return is_complete and took_s <= limit_s, took_s
 
     def _is_proven(self) -> bool:
         cost = self._candidates.feasible_cost
@@ -153,37 +164,38 @@ class Neighbourhoods:
         return self._with_best(self._drawn(size))
 
     def _recent(self, size: float) -> list[Indices]:
+        """Up to size 1 a share of the variables has its recent values."""
+        free = self._random.random(len(self._ranking)) < size
         known = self._candidates.values()
+        drawn = self._drawn(max(0.0, size - 1.0))
         return self._with_best(
             [
-                np.concatenate(pair)
-                for pair in zip(known, self._drawn(size), strict=True)
+                np.concatenate([known[i], drawn[i]]) if is_free else drawn[i]
+                for i, is_free in enumerate(free)
             ]
         )
 
     def _region(self, size: float) -> list[Indices]:
-        inside = self._connected(max(2, int(size)))
-        share = self._random.choice([0.0, 0.5, 1.0])
+        """All values inside, recent ones in a ring around, only the best elsewhere."""
+        around = self._connected(max(2, int(size * _RING)))
+        inside = set(around[: max(2, int(size))])
         known = self._candidates.values()
-        none = np.zeros(0, np.intp)
-        return self._with_best(
-            [
-                self._ranking[i]
-                if i in inside
-                else (known[i] if self._random.random() < share else none)
-                for i in range(len(known))
+        allowed = [np.zeros(0, np.intp)] * len(known)
+        for variable in around:
+            allowed[variable] = (self._ranking if variable in inside else known)[
+                variable
             ]
-        )
+        return self._with_best(allowed)
 
-    def _connected(self, size: int) -> set[int]:
-        """Variables around a random one."""
+    def _connected(self, size: int) -> list[int]:
+        """Variables around a random one, nearest first."""
         queue = [int(self._random.integers(len(self._around)))]
-        inside = set(queue)
+        seen = set(queue)
         for variable in queue:
-            if len(inside) >= size:
+            if len(queue) >= size:
                 break
-            others = [other for other in self._around[variable] if other not in inside]
+            others = [other for other in self._around[variable] if other not in seen]
             self._random.shuffle(others)
             queue += others[:_REACH]
-            inside.update(others[:_REACH])
-        return inside
+            seen.update(others[:_REACH])
+        return queue
