@@ -14,10 +14,11 @@ from jaxlib.mlir.dialects import sdy
 from tepdist.analysis.nodes import is_generated, source_dims
 from tepdist.cost.axis_parts import AxisPart, PartSharding
 from tepdist.cost.resharding import resharding_path
-from tepdist.lowering.per_device import run_per_device
+from tepdist.lowering.per_device import Placed, run_per_device
 from tepdist.plans.types import Stage
 from tepdist.program.graph import CONTROL_FLOW, TOKEN, Op, Program
 from tepdist.program.module import parse
+from tepdist.program.sums import inline_sums
 from tepdist.sharding import Mesh, Sharding
 
 Value = ir.Value[Any]
@@ -93,6 +94,7 @@ class _Annotator:
             main.regions[0].blocks[0], self._program.results, self._stage.results
         )
         self._drop_unused(operations)
+        inline_sums(module)
 
     def _state_mesh(self, module: ir.Module) -> None:
         with ir.InsertionPoint.at_block_begin(module.body):
@@ -130,16 +132,18 @@ class _Annotator:
         op = self._program.ops[index]
         if op.rule is None or not op.rule.per_device:
             return operation
-        operands = self._stage.operands[index]
-        results = [self._stage.values[value] for value in op.results]
-        if all(sharding.is_replicated for sharding in results):
+        placed = Placed(
+            op.rule,
+            self._stage.mesh,
+            self._stage.operands[index],
+            tuple(self._stage.values[value] for value in op.results),
+        )
+        if all(each.is_replicated for each in (*placed.operands, *placed.results)):
             return operation
         return run_per_device(
             operation,
-            operands,
-            results,
-            mesh=self._stage.mesh,
-            attributes=[self._attribute(each) for each in (*operands, *results)],
+            placed,
+            [self._attribute(each) for each in (*placed.operands, *placed.results)],
         )
 
     def _lying(

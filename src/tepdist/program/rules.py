@@ -12,6 +12,7 @@ from jaxlib.mlir.dialects import sdy, stablehlo
 
 from tepdist.program.graph import Rule
 from tepdist.program.signature import single_op
+from tepdist.program.sums import is_sum, sum_rule
 
 RULE_ATTRIBUTE = "sdy.sharding_rule"
 
@@ -49,6 +50,8 @@ Shapes: TypeAlias = Sequence[tuple[int, ...]]
 def stated_rule(op: ir.Operation, shapes: Shapes) -> Rule | None:
     """The rule that Shardy put on an op, as far as XLA's partitioner follows it.
 
+    That of a sum of products is ours.
+
     Args:
         op: After ``sdy-populate-op-sharding-rules``.
         shapes: Of its operands, then of its results.
@@ -56,6 +59,8 @@ def stated_rule(op: ir.Operation, shapes: Shapes) -> Rule | None:
     Returns:
         None if Shardy has no rule for such an op.
     """
+    if is_sum(op):
+        return sum_rule(op)
     if RULE_ATTRIBUTE not in op.attributes:
         return None
     rule = block_uneven(shardy_rule(op.attributes[RULE_ATTRIBUTE]), shapes)
