@@ -163,13 +163,14 @@ KNOWN = {
         P("x"),
         32776,
     ),
-    "conv-data": Known(conv_net(batch=64, size=8, channels=8), "4", named({}), P("x")),
+    "conv-data": Known(
+        conv_net(batch=64, size=8, channels=8), "4", named({}), P("x"), 15176
+    ),
     "conv-channels": Known(
         conv_net(batch=4, size=4, channels=128),
         "4",
         channels_out_then_in("x"),
         P(None, None, None, "x"),
-        15176,
         131080,
     ),
     "experts": Known(
