@@ -11,7 +11,11 @@ from collections.abc import Sequence
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import sdy
 
+from tepdist.program.module import AnyValue
 from tepdist.sharding import Mesh, Sharding
+
+# XLA:CPU chooses layouts for it that it then refuses to run (jaxlib 0.10.2, 0.12.0.1).
+TRANSFORM = "stablehlo.fft"
 
 
 def run_per_device(
@@ -52,12 +56,36 @@ def run_per_device(
             inner.operands[position] = argument
         for result, sharding in zip(inner.results, results, strict=True):
             result.set_type(_local_type(result.type, sharding, mesh))
-        sdy.ReturnOp(list(inner.results))
+        made: list[AnyValue] = list(inner.results)
+        if inner.name == TRANSFORM:
+            with ir.InsertionPoint(inner):
+                inner.operands[0] = _row_major(inner.operands[0])
+            made = [_row_major(made[0])]
+        sdy.ReturnOp(made)
     for result, whole in zip(operation.results, manual.results, strict=True):
         result.replace_all_uses_with(whole)
     operation.erase()
-    made: ir.Operation = manual.operation
-    return made
+    region: ir.Operation = manual.operation
+    return region
+
+
+def _row_major(value: AnyValue) -> AnyValue:
+    """The value, its layout no longer the compiler's choice."""
+    type_ = ir.RankedTensorType(value.type)
+    order = list(reversed(range(type_.rank)))
+    layouts = ir.Attribute.parse(f"[dense<{order}> : tensor<{type_.rank}xindex>]")
+    pinned = ir.Operation.create(
+        "stablehlo.custom_call",
+        results=[type_],
+        operands=[value],
+        attributes={
+            "call_target_name": ir.StringAttr.get("LayoutConstraint"),
+            "operand_layouts": layouts,
+            "result_layouts": layouts,
+        },
+    )
+    result: AnyValue = pinned.results[0]
+    return result
 
 
 def _local_type(type_: ir.Type, sharding: Sharding, mesh: Mesh) -> ir.Type:

@@ -132,8 +132,6 @@ class _Annotator:
             return operation
         operands = self._stage.operands[index]
         results = [self._stage.values[value] for value in op.results]
-        if all(sharding.is_replicated for sharding in results):
-            return operation
         return run_per_device(
             operation,
             operands,
