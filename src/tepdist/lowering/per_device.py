@@ -19,6 +19,8 @@ from tepdist.program.module import AnyValue
 from tepdist.program.sums import PRODUCT, TRANSPOSE, is_sum
 from tepdist.sharding import Mesh, Sharding
 
+# XLA:CPU chooses layouts for it that it then refuses to run (jaxlib 0.10.2, 0.12.0.1).
+TRANSFORM = "stablehlo.fft"
 _CHANNEL = "#stablehlo.channel_handle<handle = 1, type = 1>"
 
 
@@ -101,7 +103,30 @@ def _shard(
         inner.operands[position] = argument
     for result, sharding in zip(inner.results, placed.results, strict=True):
         result.set_type(_local_type(result.type, sharding, placed.mesh))
-    return list(inner.results)
+    if inner.name != TRANSFORM:
+        return list(inner.results)
+    with ir.InsertionPoint(inner):
+        inner.operands[0] = _row_major(inner.operands[0])
+    return [_row_major(inner.results[0])]
+
+
+def _row_major(value: AnyValue) -> AnyValue:
+    """The value, its layout no longer the compiler's choice."""
+    type_ = ir.RankedTensorType(value.type)
+    order = list(reversed(range(type_.rank)))
+    layouts = ir.Attribute.parse(f"[dense<{order}> : tensor<{type_.rank}xindex>]")
+    pinned = ir.Operation.create(
+        "stablehlo.custom_call",
+        results=[type_],
+        operands=[value],
+        attributes={
+            "call_target_name": ir.StringAttr.get("LayoutConstraint"),
+            "operand_layouts": layouts,
+            "result_layouts": layouts,
+        },
+    )
+    result: AnyValue = pinned.results[0]
+    return result
 
 
 def _sum(

@@ -18,7 +18,6 @@ from tepdist.lowering.per_device import Placed, run_per_device
 from tepdist.plans.types import Stage
 from tepdist.program.graph import CONTROL_FLOW, TOKEN, Op, Program
 from tepdist.program.module import parse
-from tepdist.program.sums import inline_sums
 from tepdist.sharding import Mesh, Sharding
 
 Value = ir.Value[Any]
@@ -94,7 +93,6 @@ class _Annotator:
             main.regions[0].blocks[0], self._program.results, self._stage.results
         )
         self._drop_unused(operations)
-        inline_sums(module)
 
     def _state_mesh(self, module: ir.Module) -> None:
         with ir.InsertionPoint.at_block_begin(module.body):
@@ -138,8 +136,6 @@ class _Annotator:
             self._stage.operands[index],
             tuple(self._stage.values[value] for value in op.results),
         )
-        if all(each.is_replicated for each in (*placed.operands, *placed.results)):
-            return operation
         return run_per_device(
             operation,
             placed,
