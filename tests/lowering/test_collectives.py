@@ -94,16 +94,16 @@ def test_what_a_product_read_before_still_goes_by_all_to_all():
     """On two axes, one unused: the partitioner has its sharding in two notations."""
 
     def fn(x, y, z):
-        return jnp.einsum("btd,bthk->dhk", x, jnp.sin(y)), jnp.sin(y) + z
+        return jnp.einsum("btd,bthk->dhk", x, -y), -y + z
 
     last = ((), (), ("x",), ())
     first = (("x",), (), (), ())
     shapes = (8, 12, 16), (8, 12, 2, 8), (8, 12, 2, 8)
     whole = ((), (), ())
-    plan, text = planned(
-        fn, *shapes, constraints={"x": whole, "y": last, "z": first}, mesh="2x3"
-    )
+    constraints = {"x": whole, "y": last, "negate.*": last, "z": first, "add.*": first}
+    plan, text = planned(fn, *shapes, constraints=constraints, mesh="2x3")
     assert bytes_by_kind(text) == priced_by_kind(plan)
+    assert "all_to_all" in priced_by_kind(plan)
 
 
 def test_what_is_made_from_nothing_moves_nothing():
