@@ -228,8 +228,5 @@ def _inferred(op: ir.Operation) -> ir.Type:
 def _local_type(type_: ir.Type, sharding: Sharding, mesh: Mesh) -> ir.Type:
     """The type of one device's shard."""
     whole = ir.RankedTensorType(type_)
-    shape = [
-        extent // mesh.size_of(axes)
-        for extent, axes in zip(whole.shape, sharding.dims, strict=True)
-    ]
+    shape = sharding.local_shape(tuple(whole.shape), mesh)
     return ir.RankedTensorType.get(shape, whole.element_type)
