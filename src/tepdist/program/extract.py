@@ -10,7 +10,8 @@ from tepdist.program.graph import CONTROL_FLOW, TOKEN, Op, Program, Region, Rule
 from tepdist.program.loops import count_trips
 from tepdist.program.module import AnyValue
 from tepdist.program.normalise import main_function, name_stack
-from tepdist.program.rules import RULE_ATTRIBUTE, own_rule, stated_rule
+from tepdist.program.portable_rules import RULE_ATTRIBUTE
+from tepdist.program.rules import own_rule, stated_rule
 from tepdist.program.signature import Signatures
 
 ADD_RULES = "func.func(sdy-populate-op-sharding-rules)"

@@ -32,7 +32,7 @@ SHARDING_ATTRIBUTES = (
     "mhlo.sharding",
     "mhlo.frontend_attributes",
 )
-PRECISION = "precision_config"
+DEFAULTS = ("precision_config", "backend_config")
 
 
 def normalise(module: ir.Module) -> None:
@@ -153,19 +153,21 @@ def _drop_attributes(module: ir.Module, main: func.FuncOp) -> None:
 
     def visit(op: ir.Operation) -> ir.WalkResult:
         attributes = op.operation.attributes
-        for name in SHARDING_ATTRIBUTES:
-            if name in attributes:
+        for name in (*SHARDING_ATTRIBUTES, *DEFAULTS):
+            if name in attributes and _says_nothing(name, attributes[name]):
                 del attributes[name]
-        if PRECISION in attributes and _is_default(attributes[PRECISION]):
-            del attributes[PRECISION]
         return ir.WalkResult.ADVANCE
 
     main.operation.walk(visit)
 
 
-def _is_default(precision: ir.Attribute) -> bool:
-    """Whether a precision says nothing: portable artifacts leave such a one out."""
-    return all("DEFAULT" in str(each) for each in ir.ArrayAttr(precision))
+def _says_nothing(name: str, attribute: ir.Attribute) -> bool:
+    """Whether an attribute is a sharding, or a default: artifacts leave such out."""
+    if name in SHARDING_ATTRIBUTES:
+        return True
+    if isinstance(attribute, ir.ArrayAttr):
+        return all("DEFAULT" in str(each) for each in attribute)
+    return isinstance(attribute, ir.StringAttr) and not attribute.value
 
 
 def _order_constants(main: func.FuncOp) -> None:

@@ -11,17 +11,15 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import sdy, stablehlo
 
 from tepdist.program.graph import Rule
+from tepdist.program.portable_rules import CUSTOM_CALL, RULE_ATTRIBUTE
 from tepdist.program.signature import single_op
 from tepdist.program.sums import is_sum, sum_rule
-
-RULE_ATTRIBUTE = "sdy.sharding_rule"
 
 ALL_REDUCED = frozenset(
     f"stablehlo.{name}" for name in ("add", "multiply", "minimum", "maximum")
 )
 # All-reduced where they are a minimum and a maximum.
 ALL_REDUCED_BITS = frozenset({"stablehlo.and", "stablehlo.or"})
-CUSTOM_CALL = "stablehlo.custom_call"
 # XLA asks the target itself how to partition this one.
 SELF_PARTITIONED = "CustomSPMDPartitioning"
 PER_DEVICE = frozenset(
