@@ -238,7 +238,7 @@ def test_forty_thousand_ops_are_written_within_a_second(plan: Plan) -> None:
             replace(stage, values=stage.values * many, operands=stage.operands * many),
         ),
     )
-    start = time.perf_counter()
+    start = time.process_time()
     text = to_json(big)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert len(text) < 5_000_000

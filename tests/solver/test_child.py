@@ -94,9 +94,9 @@ def test_variables_of_one_value_and_tables_of_one_entry_count():
 
 
 def test_a_hard_network_ends_in_time_with_an_answer_and_a_bound():
-    started_s = time.perf_counter()
+    started_s = time.monotonic()
     answer = child.solve(HARD, time_limit_s=1.5)
-    assert time.perf_counter() - started_s < 1.5 + 2
+    assert time.monotonic() - started_s < 1.5 + 5
     assert not answer.is_complete
     assert answer.values is not None
     assert 0 < answer.lower_bound < cost(HARD, answer.values)
