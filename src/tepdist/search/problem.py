@@ -69,6 +69,7 @@ class Builder:
         self._structure = structure
         self._pricing = pricing
         self._wanted = wanted
+        self._reductions: dict[object, Array] = {}
         self.spaces = self._find_spaces()
 
     def build(self) -> Problem:
@@ -126,17 +127,33 @@ class Builder:
             return costs
         trips = structure.nodes[group.members[0].node].trips
         for tensor in group.outputs:
-            if tensor.member != 0:
-                continue
-            local = structure.program.values[tensor.value].bytes_ / space.shards(tensor)
-            for position, strategy in enumerate(space.strategies):
-                costs[position] += trips * sum(
+            if tensor.member == 0:
+                bytes_ = structure.program.values[tensor.value].bytes_
+                key = (space, group.reduction, tensor.dims, tensor.reduced, bytes_)
+                if key not in self._reductions:
+                    local = bytes_ / space.shards(tensor)
+                    found = self._reduction_s(space, group.reduction, local)
+                    self._reductions[key] = found
+                costs += trips * self._reductions[key]
+        return costs
+
+    def _reduction_s(
+        self, space: Space, reduction: frozenset[int], local_bytes: Array
+    ) -> Array:
+        """Time to reduce one tensor under each strategy [s], [num strategies]."""
+        return np.array(
+            [
+                sum(
                     self._pricing.collective_s(kind, payload, axes)
                     for kind, payload, axes in reductions(
-                        strategy, group.reduction, local[position], mesh=space.mesh
+                        strategy, reduction, local, mesh=space.mesh
                     )
                 )
-        return costs
+                for strategy, local in zip(
+                    space.strategies, local_bytes.tolist(), strict=True
+                )
+            ]
+        )
 
 
 def _traffic(traffic: Sequence[Traffic], space: Space) -> Array:

@@ -94,7 +94,7 @@ class _Child:
         """The answer; None if the process died or gave none in time."""
         deadline = time.monotonic() + time_limit_s
         try:
-            self._connection.send(network)
+            self._connection.send((network, time_limit_s))
             if not self._connection.poll(max(deadline - time.monotonic(), 0.0)):
                 self._process.send_signal(signal.SIGVTALRM)
                 if not self._connection.poll(_GRACE_S):

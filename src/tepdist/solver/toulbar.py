@@ -4,6 +4,7 @@ It holds Python's lock while it solves, keeps its options in globals, takes the 
 handlers, and may run out of memory: none of that must be the caller's.
 """
 
+import math
 import resource
 from multiprocessing.connection import Connection
 
@@ -12,8 +13,7 @@ import pytoulbar2
 from tepdist.solver.integers import Answer, IntegerNetwork
 
 _MOST_MEMORY = 4 * 2**30  # address space of the child [B]
-# Its own timer, should nobody be left to stop it [s].
-_LAST_RESORT_S = 3600
+_GRACE_S = 5  # until its own timer ends it, should nobody be left to stop it
 
 
 def serve(handle: int) -> None:
@@ -26,19 +26,19 @@ def serve(handle: int) -> None:
     connection = Connection(handle)
     while True:
         try:
-            network = connection.recv()
+            network, time_limit_s = connection.recv()
         except EOFError:
             return
-        connection.send(solve(network))
+        connection.send(solve(network, time_limit_s))
 
 
-def solve(network: IntegerNetwork) -> Answer:
+def solve(network: IntegerNetwork, time_limit_s: float) -> Answer:
     """The best assignment; SIGVTALRM ends the search with the best so far."""
     try:
         model = _model(network)
     except pytoulbar2.tb2.Contradiction:  # it sees at once that nothing fits
         return Answer(None, network.top, is_complete=True)
-    found = model.Solve(timeLimit=_LAST_RESORT_S)
+    found = model.Solve(timeLimit=math.ceil(time_limit_s) + _GRACE_S)
     is_complete = not pytoulbar2.tb2.option.limited
     if found is None:
         # Of a search that ended without an answer it says less than was proven.
