@@ -182,7 +182,7 @@ def _candidate(
     """The problem of a mesh, and a first bound."""
     program, mesh = structure.program, pricing.mesh
     wanted = wanted_shardings(program, options.constraints, matched, mesh=mesh)
-    builder = Builder(structure, pricing, wanted)
+    builder = Builder(structure, pricing, wanted, zero=options.zero)
     for variable, space in enumerate(builder.spaces):
         if not len(space):
             raise _cannot_honour(structure, variable, matched)
