@@ -13,6 +13,7 @@ from tepdist.program.graph import Program
 from tepdist.program.roles import Roles
 from tepdist.program.sidecar import check_roles
 from tepdist.search.spmd import Progress, search
+from tepdist.search.zero import ZERO_STAGES
 
 
 def compile_plan(
@@ -112,10 +113,10 @@ def _check_options(options: Options) -> None:
             raise OptionsError(
                 f"{name}={wanted!r} cannot be forced", hint=f"leave {name} out"
             )
-    if options.zero is not None:
+    if options.zero not in (None, *ZERO_STAGES):
         raise OptionsError(
-            f"zero={options.zero} cannot be forced",
-            hint="state is sharded where memory_limit asks for it",
+            f"zero={options.zero} is no stage of ZeRO",
+            hint="choose 0, 1, 2 or 3, or leave it to the search",
         )
     if options.level not in ("O1", "O2", "O3"):
         raise OptionsError(f"level {options.level!r}", hint="choose O1, O2 or O3")

@@ -13,8 +13,8 @@ from tepdist.frontends.options import (
     read_constraints,
     read_mesh,
     read_options,
-    read_step_options,
 )
+from tepdist.frontends.step_options import read_step_options
 from tepdist.plans.types import Options
 from tepdist.sharding import Mesh
 

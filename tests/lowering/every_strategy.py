@@ -47,8 +47,8 @@ def best_around(network: Network, variable: int, value: int) -> tuple[int, ...]:
     only[value] = 0.0
     unary = list(network.unary)
     unary[variable] = only
-    descent = Descent(replace(network, unary=tuple(unary)))
-    order = [variable, *(i for i in range(len(unary)) if i != variable)]
-    assignment = descent.improve(descent.follow(order, {variable: value}))
+    start = [0] * len(unary)
+    start[variable] = value
+    assignment = Descent(replace(network, unary=tuple(unary))).improve(start)
     assert assignment[variable] == value
     return assignment

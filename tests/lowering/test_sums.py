@@ -27,7 +27,19 @@ def heads(dq, wq, dk, wk, dv, wv, residual):
     return residual + total + jnp.einsum("bshd,ehd->bse", dq, wq)
 
 
+def embedded(tokens, updates, x, logits):
+    """Gradient of an embedding used at both ends; some tokens are out of its range."""
+    rows = jnp.zeros((16, updates.shape[-1])).at[tokens].add(updates, mode="drop")
+    return rows + jnp.einsum("bsv,bsd->vd", logits, x)
+
+
+def embedded_in_bytes(tokens, updates, x, logits):
+    return embedded(tokens.astype(jnp.int8), updates, x, logits)
+
+
 CASES = {
+    "embedding": (embedded, [(4, 8), (4, 8, 8), (4, 8, 8), (4, 8, 16)]),
+    "embedding-int8": (embedded_in_bytes, [(4, 8), (4, 8, 8), (4, 8, 8), (4, 8, 16)]),
     "two": (lambda a, b, c, d: a @ b + c @ d, [(8, 16), (16, 8), (8, 24), (24, 8)]),
     "of-integers": (
         lambda a, b, c, d: a @ b + c @ d,
@@ -59,6 +71,8 @@ def planned(name: str, *, scatters: bool, mesh: str):
     rng = np.random.default_rng(0)
     dtype = np.int32 if name == "of-integers" else np.float32
     arguments = [(4 * rng.normal(size=shape)).astype(dtype) for shape in shapes]
+    if name.startswith("embedding"):
+        arguments[0] = rng.integers(-4, 20, shapes[0]).astype(np.int32)
     traced = trace(fn, arguments, {}, state_argnums=(), platform="cpu")
     shape = Mesh.parse(mesh)
     cluster = parse_cluster(f"cpu:{shape.num_devices}")

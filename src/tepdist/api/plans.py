@@ -9,7 +9,7 @@ from tepdist.cluster.model import Cluster
 from tepdist.compiler import compile_plan
 from tepdist.frontends.call import Call, read_call
 from tepdist.frontends.jax import trace_call
-from tepdist.frontends.options import StepOptions, read_step_options
+from tepdist.frontends.step_options import StepOptions, read_step_options
 from tepdist.plans import types
 from tepdist.runtime.devices import ask_for_cpu_devices, resolve_cluster
 from tepdist.user_plan import Plan

@@ -15,7 +15,7 @@ from tepdist.cluster.model import Cluster
 from tepdist.errors import located
 from tepdist.frontends.again import PlannedCalls
 from tepdist.frontends.call import Call
-from tepdist.frontends.options import StepOptions, read_step_options
+from tepdist.frontends.step_options import StepOptions, read_step_options
 from tepdist.plans.types import Options
 from tepdist.runtime.devices import devices_for, resolve_cluster
 from tepdist.runtime.local import Executable

@@ -81,6 +81,11 @@ _FLAGS = (
     ),
     click.option("--schedule", help="Pipeline schedule."),
     click.option(
+        "--zero",
+        type=click.IntRange(0, 3),
+        help="ZeRO stage: what of the state is sharded where gradients are summed.",
+    ),
+    click.option(
         "--memory-limit",
         callback=_at("--memory-limit", parse_size),
         help="Per device, e.g. 40GiB; default: the device's usable bytes.",

@@ -1,16 +1,22 @@
-"""PROGRAM arguments: files and built-in programs."""
+"""PROGRAM arguments: files and built-in programs.
+
+Files are planned without JAX, which is imported for built-in programs only.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tepdist.cluster.model import Cluster
 from tepdist.errors import ProgramError, located
 from tepdist.frontends import files
-from tepdist.frontends.jax import trace
 from tepdist.program.graph import Program
 from tepdist.program.roles import Roles
-from tepdist.zoo.entries import build
-from tepdist.zoo.program import ZooProgram
+
+if TYPE_CHECKING:
+    from tepdist.zoo.program import ZooProgram
 
 ZOO = "zoo:"
 
@@ -43,18 +49,7 @@ def load_program(text: str, cluster: Cluster | None = None) -> LoadedProgram:
         OptionsError: for an unknown built-in program or key.
     """
     if text.startswith(ZOO):
-        with located(text):
-            built_in = build(text.removeprefix(ZOO))
-        traced = trace(
-            built_in.train_step,
-            (built_in.state, built_in.batch),
-            {},
-            name=built_in.name,
-            # For others JAX's own default will do: but for custom calls, which the
-            # zoo has none of, the StableHLO is the same.
-            platform="cpu" if cluster and cluster.device.platform == "cpu" else None,
-        )
-        return LoadedProgram(traced.read(), traced.roles, built_in)
+        return _built_in(text, cluster)
     path = Path(text)
     if not path.exists():
         raise ProgramError(
@@ -64,3 +59,21 @@ def load_program(text: str, cluster: Cluster | None = None) -> LoadedProgram:
         )
     program, roles = files.load(path)
     return LoadedProgram(program, roles)
+
+
+def _built_in(text: str, cluster: Cluster | None) -> LoadedProgram:
+    from tepdist.frontends.jax import trace
+    from tepdist.zoo.entries import build
+
+    with located(text):
+        built_in = build(text.removeprefix(ZOO))
+    traced = trace(
+        built_in.train_step,
+        (built_in.state, built_in.batch),
+        {},
+        name=built_in.name,
+        # For others JAX's own default will do: but for custom calls, which the
+        # zoo has none of, the StableHLO is the same.
+        platform="cpu" if cluster and cluster.device.platform == "cpu" else None,
+    )
+    return LoadedProgram(traced.read(), traced.roles, built_in)

@@ -13,7 +13,7 @@ import jax
 
 from tepdist.errors import PlanError, ProgramError, StateError
 from tepdist.frontends.call import Call, Leaf, function_name, read_call
-from tepdist.frontends.options import ReadOptions
+from tepdist.frontends.step_options import ReadOptions
 from tepdist.plans.types import Options, Plan
 from tepdist.program.roles import Role
 

@@ -1,18 +1,17 @@
 """Planning options as users give them in Python.
 
 The words are those of the command line, without dashes; what is left out is searched.
+This file needs no JAX: `tepdist plan FILE` starts without it.
 """
 
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypedDict
 
 from tepdist.errors import OptionsError, located
-from tepdist.frontends.call import CallOptions, call_options
 from tepdist.plans.types import Options
 from tepdist.sharding import Mesh
 
@@ -55,52 +54,7 @@ class PlanOptions(TypedDict, total=False):
     exact: bool
 
 
-class StepOptions(PlanOptions, total=False):
-    """Options of a function: what its arguments are, and what to ask of a search.
-
-    See `tepdist.frontends.jax.trace` for the former.
-    """
-
-    state_argnums: int | Iterable[int]
-    batch_argnums: int | Iterable[int] | None
-    static_argnums: int | Iterable[int]
-    static_argnames: str | Iterable[str]
-    donate: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ReadOptions:
-    """A function's options, read.
-
-    Attributes:
-        call: What its arguments are.
-        donate: Whether a state that is replaced may be overwritten.
-        plan: What to ask of the search.
-    """
-
-    call: CallOptions
-    donate: bool
-    plan: Options
-
-
 PLAN_WORDS = tuple(PlanOptions.__annotations__)
-CALL_WORDS = ("state_argnums", "batch_argnums", "static_argnums", "static_argnames")
-STEP_WORDS = (*PLAN_WORDS, *CALL_WORDS, "donate")
-
-
-def read_step_options(fn: Callable[..., Any], given: StepOptions) -> ReadOptions:
-    """All options that a user gave for a function by keyword.
-
-    Raises:
-        OptionsError: naming an option that is unknown or not readable.
-    """
-    words: dict[str, Any] = dict(given)
-    for name in words:
-        if name not in STEP_WORDS:
-            raise _unknown(name, STEP_WORDS)
-    donate = _flag(words.pop("donate", True), "donate")
-    call = {name: words.pop(name) for name in CALL_WORDS if name in words}
-    return ReadOptions(call_options(fn, **call), donate, read_options(words))
 
 
 def read_options(given: Mapping[str, Any]) -> Options:
@@ -114,7 +68,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
     """
     for name in given:
         if name not in PLAN_WORDS:
-            raise _unknown(name, PLAN_WORDS)
+            raise unknown_option(name, PLAN_WORDS)
     level = given.get("level", "O2")
     if level not in LEVELS:
         raise OptionsError(
@@ -134,7 +88,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
         zero=given.get("zero"),
         memory_limit_bytes=_size(given.get("memory_limit")),
         constraints=read_constraints(given.get("constraints") or {}),
-        exact=_flag(given.get("exact", True), "exact"),
+        exact=read_flag(given.get("exact", True), "exact"),
     )
 
 
@@ -199,7 +153,8 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * unit)
 
 
-def _unknown(name: str, known: tuple[str, ...]) -> OptionsError:
+def unknown_option(name: str, known: tuple[str, ...]) -> OptionsError:
+    """The error for an option that nobody knows."""
     close = difflib.get_close_matches(name, known, n=1)
     meant = f"did you mean {close[0]!r}? " if close else ""
     return OptionsError(
@@ -218,7 +173,12 @@ def _are_counts(sizes: Iterable[object]) -> bool:
     return all(type(size) is int for size in sizes)
 
 
-def _flag(flag: object, name: str) -> bool:
+def read_flag(flag: object, name: str) -> bool:
+    """The flag, if it is one.
+
+    Raises:
+        OptionsError: if it is not.
+    """
     if not isinstance(flag, bool):
         raise OptionsError(
             f"{name}={flag!r} is neither True nor False",

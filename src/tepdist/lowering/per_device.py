@@ -16,7 +16,14 @@ from jaxlib.mlir.dialects import sdy, stablehlo
 
 from tepdist.program.graph import Rule
 from tepdist.program.module import AnyValue
-from tepdist.program.sums import PRODUCT, TRANSPOSE, is_sum
+from tepdist.program.sums import (
+    CONSTANT,
+    PRODUCT,
+    SCATTER,
+    TRANSPOSE,
+    is_sum,
+    zeros,
+)
 from tepdist.sharding import Mesh, Sharding
 
 # XLA:CPU chooses layouts for it that it then refuses to run (jaxlib 0.10.2, 0.12.0.1).
@@ -135,25 +142,77 @@ def _sum(
     """A sum of products on one device's shards, reduced over what they contract."""
     body = operation.regions[0].blocks[0]
     local = dict(zip(body.arguments, arguments, strict=True))
-    *ops, terminator = body.operations
-    for op in ops:
-        inner = op.operation.clone()
-        for position, operand in enumerate(op.operands):
-            inner.operands[position] = local[operand]
-        inner.results[0].set_type(_inferred(inner))
-        local[op.operation.results[0]] = inner.results[0]
-    total = local[terminator.operands[0]]
     (result,) = placed.results
     reduced = placed.reduced()
+    summed = {axis for axes in reduced for axis in axes}
+    kept = Sharding(
+        tuple(
+            tuple(axis for axis in axes if axis not in summed) for axes in result.dims
+        )
+    )
+    *ops, terminator = body.operations
+    for op in ops:
+        whole: AnyValue = op.operation.results[0]
+        if op.operation.name == CONSTANT:
+            local[whole] = zeros(_local_type(whole.type, kept, placed.mesh))
+            continue
+        operands = [local[operand] for operand in op.operands]
+        if op.operation.name == SCATTER:
+            operands[1] = _within_shard(
+                operands[1], operands[0], kept.dims[0], mesh=placed.mesh
+            )
+        inner = op.operation.clone()
+        for position, operand in enumerate(operands):
+            inner.operands[position] = operand
+        inner.results[0].set_type(_inferred(inner))
+        local[whole] = inner.results[0]
+    total = local[terminator.operands[0]]
     for axis in placed.mesh.names:
         dims = [dim for dim, axes in enumerate(result.dims) if axis in axes]
         if dims and any(axis in axes for axes in reduced):
             total = _reduce_scatter(total, axis, dims[0], mesh=placed.mesh)
     for axes in reduced:
-        summed = [axis for axis in axes if axis not in result.axes]
-        if summed:
-            total = _all_reduce(total, summed, placed.mesh)
+        rest = [axis for axis in axes if axis not in result.axes]
+        if rest:
+            total = _all_reduce(total, rest, placed.mesh)
     return [total]
+
+
+def _within_shard(
+    indices: AnyValue, shard: AnyValue, axes: Sequence[str], *, mesh: Mesh
+) -> AnyValue:
+    """Indices into a whole tensor as indices into a device's shard along dim 0.
+
+    Those of other shards point outside, where a scatter adds nothing.
+    """
+    if not axes:
+        return indices
+    type_ = ir.RankedTensorType(indices.type)
+    signed = ir.IntegerType.get_signless(64)
+    if str(type_.element_type) not in ("i32", "i64"):  # it could wrap around
+        type_ = ir.RankedTensorType.get(type_.shape, signed)
+        indices = stablehlo.convert(type_, indices)
+    scalar = ir.RankedTensorType.get([], type_.element_type)
+
+    def number(value: int) -> AnyValue:
+        attribute = ir.IntegerAttr.get(type_.element_type, value)
+        made: AnyValue = stablehlo.constant(
+            ir.DenseElementsAttr.get_splat(scalar, attribute)
+        )
+        return made
+
+    device = stablehlo.convert(scalar, stablehlo.partition_id())
+    place = number(0)
+    for axis in axes:
+        size = mesh.axis_size(axis)
+        at = stablehlo.divide(device, number(mesh.stride(axis)))
+        at = stablehlo.remainder(at, number(size))
+        place = stablehlo.add(stablehlo.multiply(place, number(size)), at)
+    extent = ir.RankedTensorType(shard.type).shape[0]
+    first = stablehlo.multiply(place, number(extent))
+    spread = stablehlo.broadcast_in_dim(type_, first, ir.DenseI64ArrayAttr.get([]))
+    made: AnyValue = stablehlo.subtract(indices, spread)
+    return made
 
 
 def _all_reduce(value: AnyValue, axes: Sequence[str], mesh: Mesh) -> AnyValue:

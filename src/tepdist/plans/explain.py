@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -10,6 +11,7 @@ from tepdist.plans.json import bytes_per_device
 from tepdist.plans.types import Collective, Plan, Stage
 from tepdist.program.graph import Program
 from tepdist.program.roles import Role
+from tepdist.program.updates import way_back
 from tepdist.sharding import Mesh, Sharding
 
 
@@ -114,7 +116,7 @@ def explain(
     readers = {
         result for op in program.ops if index in op.operands for result in op.results
     } - own
-    update = update_values(plan, name, index) - own - readers
+    update = update_values(plan, name) - own - readers
     return Explanation(
         name=name,
         role=known[name].role,
@@ -158,39 +160,17 @@ def _unknown(plan: Plan, name: str, known: Iterable[str]) -> OptionsError:
     )
 
 
-def update_values(plan: Plan, name: str, index: int) -> set[int]:
-    """Values of an argument's size on the way back from its next value.
-
-    An optimizer's update is elementwise: this walk meets the gradient, transposed
-    perhaps, and ends at the product or sum that made it.
-
-    Args:
-        plan: Any.
-        name: Of the argument.
-        index: Its value.
-    """
-    program = plan.program
-    todo = [
-        result
-        for role, result in zip(plan.roles.results, program.results, strict=True)
-        if role.replaces == name
-    ]
-    size = program.values[index].num_elements
-    seen: set[int] = set()
-    while todo:
-        current = todo.pop()
-        value = program.values[current]
-        if current in seen or value.num_elements != size:
-            continue
-        seen.add(current)
-        op = None if value.producer is None else program.ops[value.producer]
-        if op is not None and not (op.rule and op.rule.reduction):
-            todo.extend(op.operands)
-    return seen
+def update_values(plan: Plan, name: str) -> frozenset[int]:
+    """Values of an argument's size on the way back from its next value."""
+    results = zip(plan.roles.results, plan.program.results, strict=True)
+    for role, result in results:
+        if role.replaces == name:
+            return way_back(plan.program, result).values
+    return frozenset()
 
 
 def _collectives(
-    stage: Stage, program: Program, values: set[int]
+    stage: Stage, program: Program, values: AbstractSet[int]
 ) -> tuple[Collective, ...]:
     names = {program.values[index].name for index in values}
     found = [each for each in stage.collectives if each.value in names]

@@ -20,16 +20,12 @@ class Reasons:
         program = plan.program
         self._index = {value.name: value.index for value in program.values}
         self._gradients: dict[int, str] = {}
-        arguments = [
-            (role.name, index)
-            for role, index in zip(plan.roles.arguments, program.arguments, strict=True)
-            if role.role is Role.STATE and program.values[index].shape
-        ]
+        states = [role.name for role in plan.roles.arguments if role.role is Role.STATE]
         # A parameter's name is shorter than those of what an optimizer keeps for it.
-        for name, index in sorted(arguments, key=lambda argument: len(argument[0])):
-            for value in update_values(plan, name, index):
+        for name in sorted(states, key=len):
+            for value in update_values(plan, name):
                 self._gradients.setdefault(value, name)
-        self._names = {index: name for name, index in arguments} | {
+        self._names = {
             index: role.name
             for role, index in zip(plan.roles.arguments, program.arguments, strict=True)
         }

@@ -10,13 +10,11 @@ import re
 from functools import cache
 from typing import Any, TypeAlias
 
-import jax
 import jaxlib.version
-from jax.extend import mlir as jax_mlir
-from jax.interpreters.mlir import make_ir_context
-from jaxlib import _hlo  # type: ignore[attr-defined]
+from jaxlib import _hlo, _jax  # type: ignore[attr-defined]
 from jaxlib.mlir import ir
-from jaxlib.mlir.dialects import stablehlo
+from jaxlib.mlir._mlir_libs import _jax_mlir_ext
+from jaxlib.mlir.dialects import chlo, mhlo, mpmd, sdy, stablehlo
 from jaxlib.mlir.passmanager import PassManager
 
 from tepdist.errors import ProgramError
@@ -31,9 +29,33 @@ TEXT_POSITION = re.compile(r'"-":(?P<line>\d+):(?P<column>\d+)')
 AnyValue: TypeAlias = "ir.Value[Any]"
 
 
+class _BareContext(ir.Context):
+    """A context that has not loaded all dialects there are."""
+
+    def __init__(self) -> None:
+        super(ir.Context, self).__init__()
+
+
+@cache
+def _thread_pool() -> ir.ThreadPool:
+    return ir.ThreadPool()
+
+
 def new_context() -> ir.Context:
-    """A context that knows every dialect a program may use."""
-    return make_ir_context()
+    """A context that knows every dialect a program may use.
+
+    As JAX makes its own; importing JAX for it would take half a second.
+    """
+    context = _BareContext()
+    registry = ir.DialectRegistry()
+    _jax_mlir_ext.register_dialects(registry)
+    context.append_dialect_registry(registry)
+    context.load_all_available_dialects()
+    context.set_thread_pool(_thread_pool())
+    for dialect in (sdy, mpmd, chlo, stablehlo):
+        dialect.register_dialect(context)
+    mhlo.register_mhlo_dialect(context)
+    return context
 
 
 def jaxlib_version() -> str:
@@ -115,8 +137,8 @@ def read_portable(data: bytes) -> ir.Module:
     parse(data)
     try:
         context = ir.Context.current
-        module: ir.Module = jax_mlir.deserialize_portable_artifact(data, context)
-    except jax.errors.JaxRuntimeError:
+        module: ir.Module = _jax.mlir.deserialize_portable_artifact(data, context)
+    except _jax.JaxRuntimeError:
         producer = data[5:32].split(b"\0")[0].decode("ascii", "replace")
         raise ProgramError(
             f"the portable artifact of {producer} cannot be read",
@@ -146,8 +168,8 @@ def write_portable(module: ir.Module, version: str) -> bytes:
         )
     rules_to_text(module)
     try:
-        return bytes(jax_mlir.serialize_portable_artifact(module, version))
-    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        return bytes(_jax.mlir.serialize_portable_artifact(module, version))
+    except (_jax.JaxRuntimeError, ValueError) as error:
         raise ProgramError(
             f"cannot write the program as StableHLO {version}: {short(str(error))}",
             hint=f"choose a version up to {current_version()}",
@@ -173,7 +195,7 @@ def hlo_text_to_proto(text: str) -> bytes:
     """
     try:
         return bytes(_hlo.hlo_module_from_text(text).as_serialized_hlo_module_proto())
-    except jax.errors.JaxRuntimeError as error:
+    except _jax.JaxRuntimeError as error:
         raise ProgramError(
             f"the HLO text cannot be read: {short(_hlo_syntax_error(str(error)))}",
             hint=DAMAGED_HINT,
@@ -187,8 +209,8 @@ def hlo_proto_to_module(data: bytes) -> ir.Module:
         ProgramError: if the bytes are no HLO module or use what StableHLO lacks.
     """
     try:
-        bytecode = jax_mlir.hlo_to_stablehlo(data)
-    except jax.errors.JaxRuntimeError as error:
+        bytecode = _jax.mlir.hlo_to_stablehlo(data)
+    except _jax.JaxRuntimeError as error:
         raise ProgramError(
             "the bytes are no text, no MLIR bytecode and no intact HloModuleProto: "
             + short(str(error)),

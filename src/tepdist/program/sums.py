@@ -5,6 +5,9 @@ three all-reduces where one of the sum is enough, and XLA's partitioner makes ea
 product whole by itself. So the products and their adds go into a
 ``sdy.named_computation`` that is planned as one op, whose contracted dims are cut
 together. Whatever else is added to them is added afterwards.
+
+A scatter that adds to nothing is a product too, of a one-hot matrix that its indices
+stand for: so the two gradients of an embedding that is used at both ends are one sum.
 """
 
 import math
@@ -12,19 +15,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
+import numpy as np
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import sdy, stablehlo
 
 from tepdist.program.graph import Rule
 from tepdist.program.inline import find_ops, splice
 from tepdist.program.module import AnyValue
+from tepdist.program.signature import single_op
 
 KIND = "sdy.named_computation"
 NAME = "tepdist.sum_of_products"
-ADD, PRODUCT, TRANSPOSE = (
+ADD, PRODUCT, SCATTER, TRANSPOSE, CONSTANT = (
     "stablehlo.add",
     "stablehlo.dot_general",
+    "stablehlo.scatter",
     "stablehlo.transpose",
+    "stablehlo.constant",
 )
 
 
@@ -33,20 +40,23 @@ class _Product:
     """A product, and what its result goes through before it is added.
 
     Attributes:
-        ops: The product, and the transpose of its result if there is one.
+        ops: The product or scatter, and the transpose of its result if there is one.
+        operands: Its two: the left and the right, or the indices and the updates.
         kept: For each dim of what is added the operand dims that it is, as (operand,
-            dim): of both operands where it is a batch dim.
-        contracted: Dims of the left and of the right operand that are summed over.
+            dim): of both operands where it is a batch dim, of none where it is what
+            the indices point at.
+        contracted: Dims of the first and of the second operand that are summed over.
     """
 
     ops: tuple[ir.Operation, ...]
+    operands: tuple[AnyValue, AnyValue]
     kept: tuple[tuple[tuple[int, int], ...], ...]
     contracted: tuple[tuple[int, int], ...]
 
     @property
     def shapes(self) -> tuple[list[int], list[int]]:
-        left, right = self.ops[0].operands
-        return _shape(left), _shape(right)
+        first, second = self.operands
+        return _shape(first), _shape(second)
 
 
 def outline_sums(root: ir.OpView) -> None:
@@ -54,7 +64,8 @@ def outline_sums(root: ir.OpView) -> None:
     taken: set[AnyValue] = set()
     sums: list[list[ir.Operation]] = []
     for add in reversed(find_ops(root, {ADD})):
-        if add.results[0] not in taken:
+        # Those of scalars stand in the bodies of reductions.
+        if add.results[0] not in taken and _shape(add.results[0]):
             sums.append(list(_adds(add)))
             taken.update(each.results[0] for each in sums[-1])
     for adds in sums:
@@ -110,15 +121,19 @@ def _outline(adds: Sequence[ir.Operation]) -> None:
 
 def _product(value: AnyValue, block: ir.Block) -> _Product | None:
     """The product that a value is, if nobody else reads it and it contracts a dim."""
+    scatter = _only_read(value, SCATTER)
+    if scatter is not None:
+        fits = scatter.block == block and _adds_rows(scatter)
+        return _scattered(scatter) if fits else None
     transpose = _only_read(value, TRANSPOSE)
     dot = _only_read(value if transpose is None else transpose.operands[0], PRODUCT)
     if dot is None or dot.block != block:
         return None
-    found = _described(dot, transpose)
+    found = _multiplied(dot, transpose)
     return found if found.contracted else None
 
 
-def _described(dot: ir.Operation, transpose: ir.Operation | None) -> _Product:
+def _multiplied(dot: ir.Operation, transpose: ir.Operation | None) -> _Product:
     numbers = stablehlo.DotDimensionNumbers(dot.attributes["dot_dimension_numbers"])
     batch = list(
         zip(
@@ -134,14 +149,61 @@ def _described(dot: ir.Operation, transpose: ir.Operation | None) -> _Product:
             strict=True,
         )
     )
+    left, right = dot.operands
     kept: list[tuple[tuple[int, int], ...]] = [((0, a), (1, b)) for a, b in batch]
-    for operand, value in enumerate(dot.operands):
+    for operand, value in enumerate((left, right)):
         used = {pair[operand] for pair in (*batch, *contracted)}
         kept += [((operand, d),) for d in range(len(_shape(value))) if d not in used]
     if transpose is None:
-        return _Product((dot,), tuple(kept), contracted)
+        return _Product((dot,), (left, right), tuple(kept), contracted)
     order = ir.DenseI64ArrayAttr(transpose.attributes["permutation"])
-    return _Product((dot, transpose), tuple(kept[dim] for dim in order), contracted)
+    added = tuple(kept[dim] for dim in order)
+    return _Product((dot, transpose), (left, right), added, contracted)
+
+
+def _adds_rows(scatter: ir.Operation) -> bool:
+    """Whether it adds whole rows, which indices of one number point at, to nothing."""
+    if len(scatter.operands) != 3 or single_op(scatter) != ADD:
+        return False
+    zeros, indices, _ = scatter.operands
+    numbers = stablehlo.ScatterDimensionNumbers(
+        scatter.attributes["scatter_dimension_numbers"]
+    )
+    shape = _shape(indices)
+    return (
+        _is_zero(zeros)
+        and list(numbers.inserted_window_dims) == [0]
+        and list(numbers.scattered_dims_to_operand_dims) == [0]
+        and not list(numbers.input_batching_dims)
+        and numbers.index_vector_dim == len(shape) - 1 >= 1
+        and shape[-1] == 1
+    )
+
+
+def _is_zero(value: AnyValue) -> bool:
+    """Whether all elements of a tensor are a zero that stands in the program."""
+    owner = value.owner
+    if isinstance(owner, ir.Block):
+        return False
+    if owner.operation.name == "stablehlo.broadcast_in_dim":
+        return _is_zero(owner.operation.operands[0])
+    if owner.operation.name != CONSTANT:
+        return False
+    elements = owner.operation.attributes["value"]
+    if not isinstance(elements, ir.DenseElementsAttr) or not elements.is_splat:
+        return False
+    return not np.any(np.array(elements))
+
+
+def _scattered(scatter: ir.Operation) -> _Product:
+    _, indices, updates = scatter.operands
+    numbers = stablehlo.ScatterDimensionNumbers(
+        scatter.attributes["scatter_dimension_numbers"]
+    )
+    windows = list(numbers.update_window_dims)
+    rows = [dim for dim in range(len(_shape(updates))) if dim not in windows]
+    kept = ((), *(((1, dim),) for dim in windows))
+    return _Product((scatter,), (indices, updates), kept, tuple(enumerate(rows)))
 
 
 def _shared_sizes(products: Sequence[_Product]) -> list[int]:
@@ -170,7 +232,7 @@ def inline_sums(root: ir.Module | ir.OpView) -> None:
 
 def _computation(root: ir.Operation, products: Sequence[_Product]) -> AnyValue:
     """The sum as one op, where the insertion point is."""
-    operands = [value for product in products for value in product.ops[0].operands]
+    operands = [value for product in products for value in product.operands]
     computation = sdy.NamedComputationOp([root.results[0].type], NAME, operands)
     types = [operand.type for operand in operands]
     block = computation.regions[0].blocks.append(
@@ -188,14 +250,33 @@ def _computation(root: ir.Operation, products: Sequence[_Product]) -> AnyValue:
 
 
 def _clone(ops: Sequence[ir.Operation], arguments: Iterator[AnyValue]) -> AnyValue:
-    dot = ops[0].clone()
-    dot.operands[0], dot.operands[1] = next(arguments), next(arguments)
-    result: AnyValue = dot.results[0]
+    first = ops[0].clone()
+    if first.name == SCATTER:
+        with ir.InsertionPoint(first):
+            first.operands[0] = zeros(first.results[0].type)
+    count = len(first.operands)
+    first.operands[count - 2], first.operands[count - 1] = (
+        next(arguments),
+        next(arguments),
+    )
+    result: AnyValue = first.results[0]
     for op in ops[1:]:
         copy = op.clone()
         copy.operands[0] = result
         result = copy.results[0]
     return result
+
+
+def zeros(type_: ir.Type) -> AnyValue:
+    """A tensor of zeros, made where the insertion point is."""
+    scalar = ir.RankedTensorType(type_).element_type
+    number = (
+        ir.FloatAttr.get(scalar, 0.0)
+        if isinstance(scalar, ir.FloatType)
+        else ir.IntegerAttr.get(scalar, 0)
+    )
+    made: AnyValue = stablehlo.constant(ir.DenseElementsAttr.get_splat(type_, number))
+    return made
 
 
 def is_sum(op: ir.Operation) -> bool:
@@ -244,11 +325,13 @@ def sum_rule(op: ir.Operation) -> Rule:
 
 def _products(op: ir.Operation) -> Iterator[_Product]:
     for inner in op.regions[0].blocks[0].operations:
+        if inner.operation.name == SCATTER:
+            yield _scattered(inner.operation)
         if inner.operation.name == PRODUCT:
             (use,) = inner.operation.results[0].uses
             user = use.owner.operation
             transpose = user if user.name == TRANSPOSE else None
-            yield _described(inner.operation, transpose)
+            yield _multiplied(inner.operation, transpose)
 
 
 def _shape(value: AnyValue) -> list[int]:

@@ -49,7 +49,8 @@ def find_alternatives(plan: Plan, name: str) -> tuple[Alternative, ...]:
         {v: pattern for v, pattern in matched.items() if v != tensor.value},
         mesh=stage.mesh,
     )
-    problem = Builder(structure, Pricing(plan.cluster, stage.mesh), wanted).build()
+    pricing = Pricing(plan.cluster, stage.mesh)
+    problem = Builder(structure, pricing, wanted, zero=plan.options.zero).build()
     chosen = _assignment(structure, problem, stage)
     variable = structure.variable_of[group]
     shardings, index = problem.spaces[variable].lies(tensor)

@@ -16,41 +16,65 @@ from tepdist.search.structure import LinkKind, Structure
 from tepdist.sharding import Sharding
 
 
+class _Pairs:
+    """The copies that one kind of link makes: compact, by pairs of shardings.
+
+    Attributes:
+        source: Variable of the groups that define the tensor.
+        target: Variable of the groups that read it.
+    """
+
+    def __init__(self, structure: Structure, problem: Problem, kind: LinkKind) -> None:
+        written, read = link_tensors(structure, kind)
+        self.source, self.target = kind.source, kind.target
+        self._sources, self._rows = problem.spaces[kind.source].lies(written)
+        self._targets, self._columns = problem.spaces[kind.target].lies(read)
+        self._pricing = problem.pricing
+        self._bytes = structure.program.values[read.value].bytes_
+
+    def chosen(self, assignment: Sequence[int]) -> tuple[float, Sharding]:
+        """Local bytes of the copy, 0 if there is none, and its sharding."""
+        source = self._sources[self._rows[assignment[self.source]]]
+        target = self._targets[self._columns[assignment[self.target]]]
+        if source is target or not self._pricing.communicates(source, target):
+            return 0.0, target
+        return self._local(target), target
+
+    def _local(self, target: Sharding) -> float:
+        return self._bytes / target.num_shards(self._pricing.mesh)
+
+    def table(self) -> Array:
+        """Local bytes for each pair of strategies."""
+        steps = self._pricing.num_steps(self._sources, self._targets)
+        local = np.array([self._local(target) for target in self._targets])
+        bytes_: Array = np.where(steps > 0, local, 0.0)
+        return bytes_[np.ix_(self._rows, self._columns)]
+
+
 class Copies:
-    """Copies of one problem, as flat tables over all links."""
+    """Copies of one problem, as flat arrays over all links."""
 
     def __init__(self, structure: Structure, problem: Problem) -> None:
         self._ids: dict[Sharding, int] = {}
-        tables = [self._table(structure, problem, kind) for kind in structure.kinds]
-        sizes = [bytes_.size for bytes_, _ in tables]
-        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self._pairs = [_Pairs(structure, problem, kind) for kind in structure.kinds]
         links = structure.copied_links
-        kind = links.kind
-        source = np.array([k.source for k in structure.kinds], np.int64)
-        target = np.array([k.target for k in structure.kinds], np.int64)
-        widths = np.array([len(space) for space in problem.spaces], np.int64)
-        self._offset, self._source, self._target = (
-            offsets[kind],
-            source[kind],
-            target[kind],
-        )
-        self._width = widths[self._target]
-        self._num_values = widths.tolist()
+        self._kind = links.kind
         self._value, self._position = links.value, links.position
-        self._bytes = np.concatenate([*(b.ravel() for b, _ in tables), np.zeros(1)])
-        self._sharding = np.concatenate(
-            [*(i.ravel() for _, i in tables), np.zeros(1, np.int64)]
-        )
+
+    def _chosen(self, assignment: Sequence[int]) -> tuple[Array, NDArray[np.int64]]:
+        """Local bytes and sharding of the copy of each link, [links] x 2."""
+        pairs = [pair.chosen(assignment) for pair in self._pairs]
+        bytes_ = np.array([local for local, _ in pairs])
+        ids = [self._ids.setdefault(target, len(self._ids)) for _, target in pairs]
+        return bytes_[self._kind], np.array(ids, np.int64)[self._kind]
 
     def intervals(
         self, assignment: Sequence[int]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
         """First position, last position and local bytes of each copy [n] x 3."""
-        chosen = np.asarray(assignment, np.int64)
-        index = self._offset + chosen[self._source] * self._width + chosen[self._target]
-        bytes_ = self._bytes[index]
+        bytes_, shardings = self._chosen(assignment)
         moved = bytes_ > 0
-        keys = self._value[moved] * (len(self._ids) + 1) + self._sharding[index][moved]
+        keys = self._value[moved] * (len(self._ids) + 1) + shardings[moved]
         unique, inverse = np.unique(keys, return_inverse=True)
         position = self._position[moved]
         start = np.full(len(unique), np.iinfo(np.int64).max)
@@ -68,11 +92,10 @@ class Copies:
 
         A copy exists because of one reader that comes no later and one no sooner.
         """
-        chosen = np.asarray(assignment, np.int64)
-        index = self._offset + chosen[self._source] * self._width + chosen[self._target]
+        bytes_, shardings = self._chosen(assignment)
         readers: dict[tuple[int, int], list[int]] = {}
-        for link in np.flatnonzero(self._bytes[index] > 0).tolist():
-            key = (int(self._value[link]), int(self._sharding[index[link]]))
+        for link in np.flatnonzero(bytes_ > 0).tolist():
+            key = (int(self._value[link]), int(shardings[link]))
             readers.setdefault(key, []).append(link)
         found = []
         for links in readers.values():
@@ -81,9 +104,9 @@ class Copies:
             if not before or not after:
                 continue
             needed = (before[-1], after[0])
-            deciding = {int(self._source[link]) for link in needed}
-            deciding |= {int(self._target[link]) for link in needed}
-            local = max(float(self._bytes[index[link]]) for link in needed)
+            pairs = [self._pairs[self._kind[link]] for link in needed]
+            deciding = {pair.source for pair in pairs} | {p.target for p in pairs}
+            local = max(float(bytes_[link]) for link in needed)
             found.append((local, tuple(sorted(deciding))))
         return found
 
@@ -108,12 +131,10 @@ class Copies:
             for value in before.keys() & after.keys() - set(read.tolist()):
                 shares.update({before[value]: 0.5, after[value]: 0.5})
         for link, share in shares.items():
-            source, target = int(self._source[link]), int(self._target[link])
-            begin, width = int(self._offset[link]), int(self._width[link])
-            end = begin + width * self._num_values[source]
-            table = self._bytes[begin:end].reshape(-1, width)
+            pair = self._pairs[self._kind[link]]
+            table = pair.table()
             if table.any():
-                yield source, target, share * table
+                yield pair.source, pair.target, share * table
 
     def _nearest(self, among: NDArray[np.bool_], *, sign: int) -> dict[int, int]:
         """For each value its read of least position, or of most if the sign is -1."""
@@ -121,20 +142,3 @@ class Copies:
         links = links[np.argsort(sign * self._position[links], kind="stable")]
         values, first = np.unique(self._value[links], return_index=True)
         return dict(zip(values.tolist(), links[first].tolist(), strict=True))
-
-    def _table(
-        self, structure: Structure, problem: Problem, kind: LinkKind
-    ) -> tuple[Array, NDArray[np.int64]]:
-        """Local bytes and sharding of the copy for each pair of strategies."""
-        written, read = link_tensors(structure, kind)
-        sources, source_index = problem.spaces[kind.source].lies(written)
-        targets, target_index = problem.spaces[kind.target].lies(read)
-        total = structure.program.values[read.value].bytes_
-        mesh = problem.pricing.mesh
-        steps = problem.pricing.num_steps(sources, targets)
-        local = np.array([total / target.num_shards(mesh) for target in targets])
-        ids = np.array([self._ids.setdefault(t, len(self._ids)) for t in targets])
-        bytes_ = np.where(steps > 0, local[None, :], 0.0)
-        pairs = np.ix_(source_index, target_index)
-        wide = np.broadcast_to(ids[None, :], steps.shape)
-        return bytes_[pairs], wide[pairs]

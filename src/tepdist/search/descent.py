@@ -1,4 +1,4 @@
-"""Heuristics without a solver: coordinate descent from a few starts."""
+"""Coordinate descent: one variable at a time, the best for the others."""
 
 from collections.abc import Iterable, Sequence
 
@@ -52,19 +52,3 @@ class Descent:
         for shared in self._shared[index]:
             costs += shared.conditional(values, index)
         return costs
-
-    def follow(self, order: Iterable[int], fixed: dict[int, int]) -> tuple[int, ...]:
-        """Decides variables in order, each best for what is decided before it.
-
-        Shared costs are left aside.
-        """
-        values: dict[int, int] = dict(fixed)
-        for index in order:
-            if index in values:
-                continue
-            costs = self._network.unary[index].copy()
-            for other, table in self._around[index]:
-                if other in values:
-                    costs += table[values[other]]
-            values[index] = int(np.argmin(costs))
-        return tuple(values[index] for index in range(self._network.num_variables))

@@ -120,8 +120,11 @@ class CostSums:
             second: Takes the column.
             table: Cost of each column in each row.
         """
-        i, j = first.variable, second.variable
-        costs: Array = table[np.ix_(first.options, second.options)]
+        costs = table[np.ix_(first.options, second.options)]
+        self.add_pairs(first.variable, second.variable, costs)
+
+    def add_pairs(self, i: int, j: int, costs: Array) -> None:
+        """Adds the cost of each pair of values of two variables, or one with itself."""
         if i == j:
             self.unary[i] = self.unary[i] + costs.diagonal()
             return

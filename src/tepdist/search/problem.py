@@ -7,18 +7,19 @@ happens. Usage is the memory of what a group defines, at the times that matter.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tepdist.cost.compute import matmul_flops_per_s
 from tepdist.cost.pricing import Pricing
-from tepdist.search.network import Network
+from tepdist.search.network import CostSums, Network
 from tepdist.search.reads import Reads
 from tepdist.search.shared import Array
 from tepdist.search.strategies import Space, Strategy, strategy_space
 from tepdist.search.structure import Structure
 from tepdist.search.work import Traffic
+from tepdist.search.zero import zero_costs
 from tepdist.sharding import Mesh, Sharding
 
 
@@ -58,6 +59,8 @@ class Builder:
         structure: Structure,
         pricing: Pricing,
         wanted: Mapping[int, Sharding],
+        *,
+        zero: int | None = None,
     ) -> None:
         """Prepares a build.
 
@@ -65,10 +68,13 @@ class Builder:
             structure: Of the program.
             pricing: Of the mesh.
             wanted: Value index to the sharding it must have.
+            zero: Stage of ZeRO, 0 to 3; None to leave it to the costs.
         """
+        self._zero = zero
         self._structure = structure
         self._pricing = pricing
         self._wanted = wanted
+        self._reductions: dict[object, Array] = {}
         self.spaces = self._find_spaces()
 
     def build(self) -> Problem:
@@ -84,7 +90,13 @@ class Builder:
             for variable, costs in enumerate(compute)
         ]
         reads = Reads(structure, self._pricing, spaces)
-        return Problem(self._pricing, spaces, compute, reads.network(unary))
+        network = reads.network(unary)
+        if self._zero is not None:
+            costs = CostSums(network.unary, network.binary)
+            for i, j, table in zero_costs(structure, spaces, self._zero):
+                costs.add_pairs(i, j, table)
+            network = replace(network, unary=tuple(costs.unary), binary=costs.binary)
+        return Problem(self._pricing, spaces, compute, network)
 
     def _find_spaces(self) -> tuple[Space, ...]:
         structure, pricing = self._structure, self._pricing
@@ -126,17 +138,33 @@ class Builder:
             return costs
         trips = structure.nodes[group.members[0].node].trips
         for tensor in group.outputs:
-            if tensor.member != 0:
-                continue
-            local = structure.program.values[tensor.value].bytes_ / space.shards(tensor)
-            for position, strategy in enumerate(space.strategies):
-                costs[position] += trips * sum(
+            if tensor.member == 0:
+                bytes_ = structure.program.values[tensor.value].bytes_
+                key = (space, group.reduction, tensor.dims, tensor.reduced, bytes_)
+                if key not in self._reductions:
+                    local = bytes_ / space.shards(tensor)
+                    found = self._reduction_s(space, group.reduction, local)
+                    self._reductions[key] = found
+                costs += trips * self._reductions[key]
+        return costs
+
+    def _reduction_s(
+        self, space: Space, reduction: frozenset[int], local_bytes: Array
+    ) -> Array:
+        """Time to reduce one tensor under each strategy [s], [num strategies]."""
+        return np.array(
+            [
+                sum(
                     self._pricing.collective_s(kind, payload, axes)
                     for kind, payload, axes in reductions(
-                        strategy, group.reduction, local[position], mesh=space.mesh
+                        strategy, reduction, local, mesh=space.mesh
                     )
                 )
-        return costs
+                for strategy, local in zip(
+                    space.strategies, local_bytes.tolist(), strict=True
+                )
+            ]
+        )
 
 
 def _traffic(traffic: Sequence[Traffic], space: Space) -> Array:

@@ -5,8 +5,8 @@ several read it, a copy in one sharding serves all of them that want it: what on
 of them can want stays binary, the rest is a shared cost.
 """
 
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,24 @@ from tepdist.search.structure import Fan, LinkKind, Structure
 from tepdist.sharding import Sharding
 
 
+@dataclass(frozen=True, slots=True)
+class _Paid:
+    """What the values read by some kinds of links cost, whichever variables decide.
+
+    Attributes:
+        rows: Row of the shared table that each value of the payer takes.
+        readers: For each reader that differs, its first kind among those of the fan,
+            and the column that each of its values takes.
+        own: What each reader pays for itself, [values of payer, values of reader].
+        shared: Cost of each column in each row; None if nothing is shared.
+    """
+
+    rows: NDArray[np.intp]
+    readers: tuple[tuple[int, NDArray[np.intp]], ...]
+    own: tuple[Array, ...]
+    shared: Array | None
+
+
 class Reads:
     """Costs of all reads of one problem."""
 
@@ -29,6 +47,8 @@ class Reads:
         self._structure = structure
         self._pricing = pricing
         self._spaces = spaces
+        # Layers are alike, and so is what is read in them.
+        self._known: dict[object, _Paid] = {}
 
     def network(self, unary: Sequence[Array]) -> Network:
         """The network of these unary costs and of all reads.
@@ -45,58 +65,72 @@ class Reads:
     def _add(self, fan: Fan, costs: CostSums) -> Shared | None:
         """Adds what readers pay for themselves; what they share, if they do."""
         kinds = [self._structure.kinds[kind] for kind in fan.kinds]
-        payer, sources = self._written(kinds[0])
+        key = self._key(fan, kinds)
+        if key not in self._known:
+            self._known[key] = self._paid(fan, kinds)
+        paid = self._known[key]
+        payer = kinds[0].source
+        for (at, _), own in zip(paid.readers, paid.own, strict=True):
+            costs.add_pairs(payer, kinds[at].target, own)
+        if paid.shared is None:
+            return None
+        readers = (Choice(kinds[at].target, columns) for at, columns in paid.readers)
+        return Shared(Choice(payer, paid.rows), tuple(readers), paid.shared)
+
+    def _key(self, fan: Fan, kinds: Sequence[LinkKind]) -> object:
+        """Equal for fans that cost the same, but for which variables decide."""
+        local: dict[int, int] = {kinds[0].source: 0}
+        written, _ = link_tensors(self._structure, kinds[0])
+        parts: list[object] = [
+            fan.count * kinds[0].trips,
+            self._structure.program.values[written.value].bytes_,
+            self._spaces[kinds[0].source],
+            (written.dims, written.reduced),
+        ]
+        for kind in kinds:
+            _, read = link_tensors(self._structure, kind)
+            number = local.setdefault(kind.target, len(local))
+            space = self._spaces[kind.target]
+            parts.append((number, space, read.dims, read.reduced))
+        return tuple(parts)
+
+    def _paid(self, fan: Fan, kinds: Sequence[LinkKind]) -> _Paid:
+        written, _ = link_tensors(self._structure, kinds[0])
+        sources, rows = self._spaces[kinds[0].source].lies(written)
         readers, targets = self._read(kinds)
-        first, _ = link_tensors(self._structure, kinds[0])
-        bytes_ = self._structure.program.values[first.value].bytes_
+        bytes_ = self._structure.program.values[written.value].bytes_
         table = self._pricing.resharding_table(bytes_, sources, targets)
         table = table * (fan.count * kinds[0].trips)
-        taken = Counter(column for r in readers for column in set(r.options.tolist()))
-        is_shared = np.array([taken[column] > 1 for column in range(len(targets))])
-        is_shared &= table.any(axis=0)
-        own = np.where(is_shared, 0.0, table)
-        for reader in readers:
-            costs.add(payer, reader, own)
-        if not is_shared.any():
-            return None
-        return _shared(payer, readers, table, is_shared=is_shared)
-
-    def _written(self, kind: LinkKind) -> tuple[Choice, tuple[Sharding, ...]]:
-        written, _ = link_tensors(self._structure, kind)
-        shardings, options = self._spaces[kind.source].lies(written)
-        return Choice(kind.source, options), shardings
+        taken = np.zeros(len(targets), np.intp)
+        for _, columns in readers:
+            taken[np.unique(columns)] += 1
+        is_shared = (taken > 1) & table.any(axis=0)
+        own = np.where(is_shared, 0.0, table)[rows]
+        # What is not shared becomes column 0, which is free.
+        numbers = np.where(is_shared, np.cumsum(is_shared), 0)
+        free = np.zeros((len(table), 1))
+        return _Paid(
+            rows=rows,
+            readers=tuple((at, numbers[columns]) for at, columns in readers),
+            own=tuple(own[:, columns] for _, columns in readers),
+            shared=np.concatenate([free, table[:, is_shared]], axis=1)
+            if is_shared.any()
+            else None,
+        )
 
     def _read(
         self, kinds: Sequence[LinkKind]
-    ) -> tuple[list[Choice], tuple[Sharding, ...]]:
-        """Readers that differ, and all shardings that they may want."""
+    ) -> tuple[list[tuple[int, NDArray[np.intp]]], tuple[Sharding, ...]]:
+        """Readers that differ, as positions and columns; all shardings wanted."""
         numbers: dict[Sharding, int] = {}
-        readers: dict[tuple[int, bytes], Choice] = {}
-        for kind in kinds:
+        readers: dict[tuple[int, bytes], tuple[int, NDArray[np.intp]]] = {}
+        for at, kind in enumerate(kinds):
             _, read = link_tensors(self._structure, kind)
             shardings, index = self._spaces[kind.target].lies(read)
             found = [numbers.setdefault(wanted, len(numbers)) for wanted in shardings]
-            options: NDArray[np.intp] = np.array(found, np.intp)[index]
-            key = (kind.target, options.tobytes())
-            readers.setdefault(key, Choice(kind.target, options))
+            columns: NDArray[np.intp] = np.array(found, np.intp)[index]
+            readers.setdefault((kind.target, columns.tobytes()), (at, columns))
         return list(readers.values()), tuple(numbers)
-
-
-def _shared(
-    payer: Choice,
-    readers: Sequence[Choice],
-    table: Array,
-    *,
-    is_shared: NDArray[np.bool_],
-) -> Shared:
-    """The shared part of a table; what is not shared becomes column 0."""
-    columns = np.where(is_shared, np.cumsum(is_shared), 0)
-    free = np.zeros((len(table), 1))
-    return Shared(
-        payer,
-        tuple(Choice(r.variable, columns[r.options]) for r in readers),
-        np.concatenate([free, table[:, is_shared]], axis=1),
-    )
 
 
 def link_tensors(

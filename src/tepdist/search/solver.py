@@ -3,6 +3,7 @@
 Costs are scaled to integers such that rounding moves the total by less than 1e-6 of it.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,18 @@ import numpy as np
 
 from tepdist.search.network import Network
 from tepdist.search.shared import Array, Shared
-from tepdist.solver import child
+from tepdist.solver import child, exact
+from tepdist.solver.descent import Descent
 from tepdist.solver.integers import AtMost, IntegerNetwork, Integers, Table
+from tepdist.solver.layout import layout
+from tepdist.solver.messages import Messages
+from tepdist.solver.problem import Problem
+from tepdist.solver.reduction import reduce
 
 _RESOLUTION = 1e9  # integer cost of the first known solution
 _FORBIDDEN = int(_RESOLUTION * 1e3)  # never worth it
+_SWEEPS = 20
+_CONVERGED = 1e-5  # relative gain of a sweep that ends the sweeps
 _MAX_ONE_COPY = 3  # readers of which no two pairs can share two columns
 _USAGE_RESOLUTION = 1e6  # integer usage of a limit
 
@@ -70,20 +78,62 @@ def solve(
     known = tuple(start)
     best = network.cost(known)
     wanted = best if upper is None else min(best, upper)
-    if wanted <= 0:
-        return Solution(known, best, min(best, 0.0))
-    scale = _RESOLUTION / wanted
-    answer = child.solve(
-        _integer_network(network, scale, top=int(_RESOLUTION * 1.01) + 1),
-        time_limit_s=time_limit_s,
+    until = time.perf_counter() + time_limit_s
+    reduction = reduce(
+        _problem(network), is_out_of_time=lambda: time.perf_counter() > until
     )
-    bound = wanted if answer.is_complete else answer.lower_bound / scale
+    found, bound = _solve_reduced(reduction.problem, wanted, until=until)
     assignment, cost = known, best
-    if answer.values is not None:
-        found = answer.values[: network.num_variables]
-        if network.cost(found) <= best:
-            assignment, cost = found, network.cost(found)
+    if found is not None:
+        values = reduction.expand(found)[: network.num_variables]
+        if network.cost(values) < best:
+            assignment, cost = values, network.cost(values)
     return Solution(assignment, cost, min(bound, cost))
+
+
+def _solve_reduced(
+    problem: Problem, wanted: float, *, until: float
+) -> tuple[tuple[int, ...] | None, float]:
+    """An assignment and a lower bound, by messages and then exactly."""
+    if not problem.num_variables:
+        return (), problem.constant
+    flat = layout(problem)
+    messages = Messages(flat, problem.edges)
+    bound = -np.inf
+    for _ in range(_SWEEPS):
+        reached = messages.improve(flat.unary)
+        gain, bound = reached - bound, max(bound, reached)
+        if gain <= _CONVERGED * abs(bound) or bound + problem.constant >= wanted:
+            break
+    descent = Descent(problem)
+    rounded = descent.improve(
+        messages.round(flat.unary), problem.unary, is_out_of_time=lambda: False
+    )
+    bound += problem.constant
+    if bound >= wanted:
+        return rounded, bound
+    found = exact.solve(
+        tuple(problem.edges),
+        messages.reparametrized(flat.unary),
+        start=rounded,
+        time_limit_s=max(until - time.perf_counter(), 0.0),
+        upper=wanted - problem.constant,
+    )
+    return found.assignment, max(bound, found.lower_bound + problem.constant)
+
+
+def _problem(network: Network) -> Problem:
+    """The same as a problem without limits, shared costs stated exactly."""
+    unary = list(network.unary)
+    edges = dict(network.binary)
+    for shared in network.shared:
+        few = len(shared.readers) <= _MAX_ONE_COPY
+        for copy in [_one_copy(shared)] if few else _copies(shared):
+            for other, costs in copy.others:
+                pair = (other, len(unary))  # a reader may be the payer too
+                edges[pair] = edges[pair] + costs if pair in edges else costs
+            unary.append(copy.costs)
+    return Problem(tuple(unary), edges, (), np.zeros(0))
 
 
 def solve_within(

@@ -26,6 +26,7 @@ from tepdist.search.memory import MemoryModel
 from tepdist.search.meshes import candidate_meshes
 from tepdist.search.network import Network
 from tepdist.search.problem import Builder, Problem
+from tepdist.search.relaxation import Relaxation
 from tepdist.search.sharing import SharingSearch
 from tepdist.search.staging import make_stage
 from tepdist.search.structure import Structure, build_structure
@@ -35,12 +36,15 @@ from tepdist.solver import child
 Progress = Callable[[str, float], None]
 
 _PROVEN = 1e-6  # share of a cost by which a bound may miss it
+# Sweeps of messages: to put the meshes in order, then to rule them out.
+_FIRST_SWEEPS = 3
+_SWEEPS = 20
 # Cuts prove the best answer within memory; an MLP of 29 variables took 3 s, one of 81
 # more than 20 s (2 cores, 2026-11).
 _MAX_CUT_VARIABLES = 32
 # Unless told how long to search, O2 spends no more on cuts, all meshes together [s].
 _CUTS_S = 12.0
-DEFAULT_TIME_LIMIT_S = {"O1": 5.0, "O2": 60.0, "O3": 600.0}
+DEFAULT_TIME_LIMIT_S = {"O1": 30.0, "O2": 60.0, "O3": 600.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +91,26 @@ class _Clock:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
+    """A mesh, its problem, and what is known of it; no outcome if it was ruled out."""
+
     mesh: Mesh
     problem: Problem
     memory: MemoryModel
-    outcome: Outcome
+    relaxation: Relaxation
+    outcome: Outcome | None = None
+
+    def rank(self, limit: float) -> tuple[float, float]:
+        """Order of candidates, best first."""
+        if self.outcome is None:
+            return (np.inf, self.relaxation.bound)
+        return rank(self.outcome, limit)
+
+    @property
+    def bound(self) -> float:
+        """No plan on this mesh costs less [s]."""
+        known = None if self.outcome is None else self.outcome.lower_bound
+        bound = self.relaxation.bound
+        return bound if known is None else max(bound, known)
 
 
 def search(
@@ -116,101 +136,128 @@ def search(
     structure = build_structure(program, roles, matched)
     clock.lap("analysis")
     limit = options.memory_limit_bytes or cluster.device.usable_bytes
-    candidates: list[_Candidate] = []
+    candidates = []
     for number, mesh in enumerate(meshes):
         progress(f"mesh {mesh}", number / len(meshes))
         pricing = Pricing(cluster, mesh)
-        candidates.append(
-            _first_answer(structure, pricing, options, matched=matched, limit=limit)
-        )
+        candidates.append(_candidate(structure, pricing, options, matched=matched))
         if clock.is_over():
             break
-    clock.lap("descent")
-    # A limit that descent does not meet is for the solver, whatever the level.
-    if options.level != "O1" or all(c.outcome.peak > limit for c in candidates):
+    clock.lap("problems")
+    candidates = _first_answers(candidates, limit, clock, progress=progress)
+    clock.lap("relaxation")
+    # A limit that these do not meet is for the solver, whatever the level.
+    if options.level != "O1" or all(c.rank(limit)[0] > 0 for c in candidates):
         candidates = _prove(candidates, limit, clock, progress=progress)
         clock.lap("solver")
-    chosen = min(candidates, key=lambda c: rank(c.outcome, limit))
+    chosen = min(candidates, key=lambda c: c.rank(limit))
+    assert chosen.outcome is not None
     if chosen.outcome.peak > limit:
         raise _nothing_fits(candidates, limit)
     stage = make_stage(
         structure, chosen.problem, chosen.outcome.assignment, memory=chosen.memory
     )
     clock.lap("staging")
-    bounds = [c.outcome.lower_bound for c in candidates]
-    known = [bound for bound in bounds if bound is not None]
-    bound = min(*known, chosen.outcome.cost) if len(known) == len(meshes) else None
+    bound = min(c.bound for c in candidates)
     record = SearchRecord(
         level=options.level,
         seconds=clock.seconds,
         phases=clock.phases,
         cost_s=chosen.outcome.cost,
-        lower_bound_s=bound,
+        lower_bound_s=min(bound, chosen.outcome.cost)
+        if len(candidates) == len(meshes)
+        else None,
         num_candidates=len(candidates),
     )
     return Found(stage, record)
 
 
-def _first_answer(
+def _candidate(
     structure: Structure,
     pricing: Pricing,
     options: Options,
     *,
     matched: Mapping[int, str],
-    limit: float,
 ) -> _Candidate:
-    """An answer by descent alone."""
+    """The problem of a mesh, and a first bound."""
     program, mesh = structure.program, pricing.mesh
     wanted = wanted_shardings(program, options.constraints, matched, mesh=mesh)
-    builder = Builder(structure, pricing, wanted)
+    builder = Builder(structure, pricing, wanted, zero=options.zero)
     for variable, space in enumerate(builder.spaces):
         if not len(space):
             raise _cannot_honour(structure, variable, matched)
     problem = builder.build()
-    memory = MemoryModel(structure, problem)
-    network = problem.network
-    descent = Descent(network)
+    relaxation = Relaxation(problem.network)
+    relaxation.sweep(_FIRST_SWEEPS)
+    return _Candidate(mesh, problem, MemoryModel(structure, problem), relaxation)
+
+
+def _first_answers(
+    candidates: Sequence[_Candidate],
+    limit: float,
+    clock: _Clock,
+    *,
+    progress: Progress,
+) -> list[_Candidate]:
+    """Answers by messages, of the meshes that these do not rule out."""
+    found: list[_Candidate] = []
+    best = np.inf
+    for number, candidate in enumerate(
+        sorted(candidates, key=lambda c: c.relaxation.bound)
+    ):
+        if found and clock.is_over():
+            found.append(candidate)
+            continue
+        progress(f"mesh {candidate.mesh}", number / len(candidates))
+        relaxation = candidate.relaxation
+        relaxation.sweep(_SWEEPS, enough=best)
+        if relaxation.bound < best:
+            outcome = _first_answer(candidate, limit)
+            candidate = replace(candidate, outcome=outcome)
+            if outcome.peak <= limit:
+                best = min(best, outcome.cost)
+        found.append(candidate)
+    return found
+
+
+def _first_answer(candidate: _Candidate, limit: float) -> Outcome:
+    """An answer by messages and descent alone."""
 
     def improve(
         priced: Network, start: Sequence[int]
     ) -> tuple[tuple[int, ...], float | None]:
-        return Descent(priced).improve(start), None
+        if priced is network:
+            return tuple(start), None
+        relaxation = Relaxation(priced)
+        relaxation.sweep(_FIRST_SWEEPS)
+        found = (relaxation.rounded(), Descent(priced).improve(start))
+        return min(found, key=priced.cost), relaxation.bound
 
-    order = range(network.num_variables)
-    starts = [
-        descent.improve(start)
-        for start in (
-            (0,) * network.num_variables,
-            descent.follow(order, {}),
-            descent.follow(reversed(order), {}),
-        )
-    ]
-    start = min(starts, key=network.cost)
+    network, memory = candidate.problem.network, candidate.memory
+    start = candidate.relaxation.rounded()
+    if memory.least_profile().max() > limit:
+        peak = float(memory.profile(start).max())
+        return Outcome(start, network.cost(start), peak, lower_bound=np.inf)
     search = _limited_search(network, memory, limit, solve=improve)
-    outcome = search.run(start, out_of_time=lambda: False)
-    return _Candidate(pricing.mesh, problem, memory, outcome)
+    return search.run(start, out_of_time=lambda: False)
 
 
 def _prove(
     candidates: list[_Candidate], limit: float, clock: _Clock, *, progress: Progress
 ) -> list[_Candidate]:
     """Better answers by the exact solver, with bounds; most promising mesh first."""
-    order = sorted(candidates, key=lambda c: rank(c.outcome, limit))
+    order = sorted(candidates, key=lambda c: c.rank(limit))
     proven: list[_Candidate] = []
-    best = np.inf
+    fitting = [c.outcome.cost for c in order if c.outcome and c.outcome.peak <= limit]
+    best = min(fitting, default=np.inf)
     for number, candidate in enumerate(order):
-        if candidate.outcome.peak <= limit:
-            best = min(best, candidate.outcome.cost)
-        if candidate.memory.least_profile().max() > limit:
-            hopeless = replace(candidate.outcome, lower_bound=np.inf)
-            proven.append(replace(candidate, outcome=hopeless))
-            continue
-        if clock.is_over():
+        start = candidate.outcome
+        if start is None or candidate.bound >= best * (1 - _PROVEN) or clock.is_over():
             proven.append(candidate)
             continue
         progress(f"solving mesh {candidate.mesh}", number / len(order))
         outcome = _solve_exactly(
-            candidate, limit, best, clock=clock, cuts_share=1 / len(order)
+            candidate, start, limit, best=best, clock=clock, cuts_share=1 / len(order)
         )
         if outcome.peak <= limit:
             best = min(best, outcome.cost)
@@ -220,9 +267,10 @@ def _prove(
 
 def _solve_exactly(
     candidate: _Candidate,
+    start: Outcome,
     limit: float,
-    best: float,
     *,
+    best: float,
     clock: _Clock,
     cuts_share: float,
 ) -> Outcome:
@@ -240,7 +288,6 @@ def _solve_exactly(
         return solution.assignment, solution.lower_bound
 
     limited = _limited_search(network, memory, limit, solve=exactly)
-    start = candidate.outcome
     outcome = limited.run(start.assignment, out_of_time=clock.is_over)
     better = min(start, outcome, key=lambda found: rank(found, limit))
     better = Outcome(better.assignment, better.cost, better.peak, outcome.lower_bound)
@@ -269,7 +316,8 @@ def _limited_search(
 
 def _nothing_fits(candidates: Sequence[_Candidate], limit: float) -> NoPlanFits:
     least = min(float(c.memory.least_profile().max()) for c in candidates)
-    found = min(candidates, key=lambda c: c.outcome.peak)
+    answered = [(c.mesh, c.outcome.peak) for c in candidates if c.outcome is not None]
+    mesh, peak = min(answered, key=lambda pair: pair[1])
     if least > limit:
         problem = (
             f"no plan fits: the memory limit of {_size(limit)} per device binds; with "
@@ -279,12 +327,11 @@ def _nothing_fits(candidates: Sequence[_Candidate], limit: float) -> NoPlanFits:
     else:
         problem = (
             f"no plan was found within the memory limit of {_size(limit)} per device; "
-            f"the least found needs {_size(found.outcome.peak)}, "
-            f"{_size(found.outcome.peak - limit)} more"
+            f"the least found needs {_size(peak)}, {_size(peak - limit)} more"
         )
     return NoPlanFits(
         problem,
-        where=f"mesh {found.mesh}",
+        where=f"mesh {mesh}",
         hint="raise the limit, use more devices, or shrink the batch",
     )
 

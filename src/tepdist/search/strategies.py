@@ -8,7 +8,7 @@ each device (all-reduce), or scattered along a dim of the result (reduce-scatter
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -66,6 +66,7 @@ class Space:
         self._lies: dict[
             tuple[Dims, bool], tuple[tuple[Sharding, ...], NDArray[np.intp]]
         ] = {}
+        self._axes_of: dict[bool, list[dict[int, tuple[str, ...]]]] = {}
 
     def __len__(self) -> int:
         return len(self.strategies)
@@ -83,13 +84,23 @@ class Space:
         """The distinct shardings of a tensor, and which of them each strategy gives."""
         key = (tensor.dims, tensor.reduced)
         if key not in self._lies:
-            numbers: dict[Sharding, int] = {}
+            numbers: dict[tuple[tuple[str, ...], ...], int] = {}
             index = [
-                numbers.setdefault(sharding_of(s, tensor, self.mesh), len(numbers))
-                for s in self.strategies
+                numbers.setdefault(_dims(axes, tensor), len(numbers))
+                for axes in self._axes(reduced=tensor.reduced)
             ]
-            self._lies[key] = (tuple(numbers), np.array(index, np.intp))
+            shardings = tuple(Sharding(dims) for dims in numbers)
+            self._lies[key] = (shardings, np.array(index, np.intp))
         return self._lies[key]
+
+    def _axes(self, *, reduced: bool) -> list[dict[int, tuple[str, ...]]]:
+        """For each strategy the names of the axes that cut each factor it cuts."""
+        if reduced not in self._axes_of:
+            self._axes_of[reduced] = [
+                _names(strategy, self.mesh, reduced=reduced)
+                for strategy in self.strategies
+            ]
+        return self._axes_of[reduced]
 
     def lying(self, tensor: GroupTensor, sharding: Sharding) -> "Space":
         """The part of the space in which a tensor lies like this."""
@@ -115,16 +126,40 @@ def _cuts(
 
 def sharding_of(strategy: Strategy, tensor: GroupTensor, mesh: Mesh) -> Sharding:
     """How a tensor of the group lies under a strategy."""
+    return Sharding(_dims(_names(strategy, mesh, reduced=tensor.reduced), tensor))
+
+
+def _names(
+    strategy: Strategy, mesh: Mesh, *, reduced: bool
+) -> dict[int, tuple[str, ...]]:
+    """The axes that cut each factor that a strategy cuts, major first."""
     names = mesh.names
-    return Sharding(
-        tuple(
-            tuple(
-                names[axis]
-                for factor in factors
-                for axis in strategy.axes_of(factor, reduced=tensor.reduced)
-            )
-            for factors in tensor.dims
+    cut = strategy.after if reduced else strategy.before
+    return {
+        factor: tuple(
+            [names[axis] for axis in strategy.axes_of(factor, reduced=reduced)]
         )
+        for factor in cut
+        if factor is not None
+    }
+
+
+def _dims(
+    axes: Mapping[int, tuple[str, ...]], tensor: GroupTensor
+) -> tuple[tuple[str, ...], ...]:
+    """The axes that cut each dim of a tensor.
+
+    Args:
+        axes: That cut each factor.
+        tensor: Made of such factors.
+    """
+    return tuple(
+        [
+            axes.get(factors[0], ())
+            if len(factors) == 1
+            else tuple([axis for factor in factors for axis in axes.get(factor, ())])
+            for factors in tensor.dims
+        ]
     )
 
 

@@ -17,7 +17,7 @@ from tepdist.cluster.model import Cluster
 from tepdist.errors import ConnectionLost, OptionsError, SessionError
 from tepdist.frontends.call import Leaf, key_data, read_leaf, wrap_key
 from tepdist.frontends.jax import Traced, trace
-from tepdist.frontends.options import StepOptions, read_step_options
+from tepdist.frontends.step_options import StepOptions, read_step_options
 from tepdist.plans.json import from_json
 from tepdist.plans.types import Options, Plan
 from tepdist.program import module as modules

@@ -10,7 +10,7 @@ import numpy as np
 from tepdist.frontends.again import PlannedCalls
 from tepdist.frontends.call import Call, Leaf, key_data
 from tepdist.frontends.jax import Traced, trace_call
-from tepdist.frontends.options import ReadOptions
+from tepdist.frontends.step_options import ReadOptions
 from tepdist.plans import types
 from tepdist.service.remote import PendingInit, RemoteArray, abstract
 from tepdist.user_plan import Plan

@@ -59,7 +59,12 @@ class Relaxed:
 
 
 def solve(
-    ends: Ends, network: Reparametrized, *, start: Sequence[int], time_limit_s: float
+    ends: Ends,
+    network: Reparametrized,
+    *,
+    start: Sequence[int],
+    time_limit_s: float,
+    upper: float = np.inf,
 ) -> Relaxed:
     """The best assignment of a network without limits.
 
@@ -68,8 +73,10 @@ def solve(
         network: Costs.
         start: An assignment to improve on.
         time_limit_s: After which the best so far is returned [s].
+        upper: A cost that an answer must beat to be of interest; the bound says no
+            more than that nothing does.
     """
-    above = network.cost(ends, start) - network.constant
+    above = min(network.cost(ends, start), upper) - network.constant
     if above <= 0:
         return Relaxed(tuple(start), network.constant, is_complete=True)
     if not np.isfinite(above):
@@ -94,5 +101,5 @@ def solve(
     if answer.values is not None:
         assignment = answer.values
     elif answer.is_complete:
-        bound = above  # nothing beats the start
+        bound = above  # nothing beats the start or the upper bound
     return Relaxed(assignment, network.constant + bound, answer.is_complete)

@@ -208,14 +208,23 @@ def _most_excess(graph: Graph, variable: int) -> Array:
     """How much more one value may cost than another, [values, values]."""
     unary = graph.unary[variable]
     excess: Array = unary[:, None] - unary
-    with np.errstate(invalid="ignore"):
-        for table in graph.around[variable].values():
-            difference = table[:, None, :] - table[None, :, :]
-            # Where both are forbidden neither is worse.
-            np.nan_to_num(difference, copy=False, nan=-np.inf, posinf=np.inf)
-            excess = excess + difference.max(axis=2)
-            np.nan_to_num(excess, copy=False, nan=np.inf, posinf=np.inf)
+    for table in graph.around[variable].values():
+        if np.isfinite(table).all():
+            excess = excess + (table[:, None, :] - table[None, :, :]).max(axis=2)
+        else:
+            excess = _plus_most(excess, table)
     return excess
+
+
+def _plus_most(excess: Array, table: Array) -> Array:
+    """Adds the most by which one row exceeds another, where entries may be infinite."""
+    with np.errstate(invalid="ignore"):
+        difference = table[:, None, :] - table[None, :, :]
+        # Where both are forbidden neither is worse.
+        np.nan_to_num(difference, copy=False, nan=-np.inf, posinf=np.inf)
+        total: Array = excess + difference.max(axis=2)
+        np.nan_to_num(total, copy=False, nan=np.inf, posinf=np.inf)
+        return total
 
 
 def _reduced(graph: Graph, problem: Problem) -> Reduction:
