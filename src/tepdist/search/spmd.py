@@ -21,7 +21,7 @@ from tepdist.program.roles import Roles
 from tepdist.search.constraints import matched_values, wanted_shardings
 from tepdist.search.cuts import CutSearch
 from tepdist.search.descent import Descent
-from tepdist.search.limited import LimitedSearch, Outcome, Solve, rank
+from tepdist.search.limited import LimitedSearch, Outcome, rank
 from tepdist.search.memory import MemoryModel
 from tepdist.search.meshes import candidate_meshes
 from tepdist.search.network import Network
@@ -238,7 +238,7 @@ def _first_answer(candidate: _Candidate, limit: float) -> Outcome:
     if memory.least_profile().max() > limit:
         peak = float(memory.profile(start).max())
         return Outcome(start, network.cost(start), peak, lower_bound=np.inf)
-    search = _limited_search(network, memory, limit, solve=improve)
+    search = LimitedSearch(network, memory, limit, solve=improve)
     return search.run(start, out_of_time=lambda: False)
 
 
@@ -287,7 +287,7 @@ def _solve_exactly(
             solution = search.approach()
         return solution.assignment, solution.lower_bound
 
-    limited = _limited_search(network, memory, limit, solve=exactly)
+    limited = LimitedSearch(network, memory, limit, solve=exactly)
     outcome = limited.run(start.assignment, out_of_time=clock.is_over)
     better = min(start, outcome, key=lambda found: rank(found, limit))
     better = Outcome(better.assignment, better.cost, better.peak, outcome.lower_bound)
@@ -298,19 +298,6 @@ def _solve_exactly(
         return better
     return CutSearch(network, memory, limit).run(
         better, left_s=clock.left_for_cuts(cuts_share), upper=to_beat
-    )
-
-
-def _limited_search(
-    network: Network, memory: MemoryModel, limit: float, *, solve: Solve
-) -> LimitedSearch:
-    return LimitedSearch(
-        network,
-        solve,
-        profile=memory.profile,
-        price=lambda prices: memory.priced(network, prices, spanning=False),
-        price_more=lambda prices: memory.priced(network, prices, spanning=True),
-        limit=limit,
     )
 
 
