@@ -11,6 +11,7 @@ from tepdist.search.descent import Descent
 from tepdist.search.limited import LimitedSearch
 from tepdist.search.memory import Term
 from tepdist.search.network import Network
+from tepdist.search.relaxation import Relaxation
 from tepdist.search.shared import Choice, Shared
 from tepdist.search.sharing import SharingSearch
 from tepdist.search.solver import solve, solve_within
@@ -192,6 +193,37 @@ def test_a_clause_forbids_its_choices_and_no_others(seed):
         return
     assert found.assignment is not None
     assert net.cost(found.assignment) == pytest.approx(min(allowed), rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_messages_bound_the_best_from_both_sides(seed):
+    net = network(seed)
+    best = cheapest(net)
+    relaxation = Relaxation(net)
+    bounds = []
+    for _ in range(5):
+        relaxation.sweep(2)
+        bounds.append(relaxation.bound)
+    assert bounds == sorted(bounds)
+    assert bounds[-1] <= best * (1 + 1e-9)
+    assert net.cost(relaxation.rounded()) >= best * (1 - 1e-9)
+
+
+def test_messages_find_nearly_the_best_of_networks_without_shared_costs():
+    costs = []
+    for seed in SEEDS:
+        net = replace(network(seed), shared=())
+        relaxation = Relaxation(net)
+        relaxation.sweep(20)
+        costs.append(net.cost(relaxation.rounded()) / cheapest(net))
+    assert np.median(costs) <= 1 + 1e-9
+
+
+def test_sweeps_end_at_a_bound_that_is_enough():
+    relaxation, other = Relaxation(network(0)), Relaxation(network(0))
+    relaxation.sweep(1)
+    other.sweep(20, enough=relaxation.bound / 2)
+    assert other.bound == relaxation.bound
 
 
 class Usages:

@@ -212,7 +212,9 @@ def _first_answers(
         relaxation = candidate.relaxation
         relaxation.sweep(_SWEEPS, enough=best)
         if relaxation.bound < best:
-            outcome = _first_answer(candidate, limit)
+            # Until something fits, a time limit waits.
+            is_enough = clock.is_over if best < np.inf else _never
+            outcome = _first_answer(candidate, limit, out_of_time=is_enough)
             candidate = replace(candidate, outcome=outcome)
             if outcome.peak <= limit:
                 best = min(best, outcome.cost)
@@ -220,7 +222,13 @@ def _first_answers(
     return found
 
 
-def _first_answer(candidate: _Candidate, limit: float) -> Outcome:
+def _never() -> bool:
+    return False
+
+
+def _first_answer(
+    candidate: _Candidate, limit: float, *, out_of_time: Callable[[], bool]
+) -> Outcome:
     """An answer by messages and descent alone."""
 
     def improve(
@@ -239,7 +247,7 @@ def _first_answer(candidate: _Candidate, limit: float) -> Outcome:
         peak = float(memory.profile(start).max())
         return Outcome(start, network.cost(start), peak, lower_bound=np.inf)
     search = LimitedSearch(network, memory, limit, solve=improve)
-    return search.run(start, out_of_time=lambda: False)
+    return search.run(start, out_of_time=out_of_time)
 
 
 def _prove(
