@@ -73,7 +73,7 @@ def _collection_paused() -> Iterator[None]:
 
 def _predict(program: Program, cluster: Cluster, stage: Stage) -> Predicted:
     """What a plan of one stage should do, nothing overlapping."""
-    communication_s = sum(c.seconds for c in stage.collectives)
+    communication_s = sum((c.seconds for c in stage.collectives), 0.0)
     step_time_s = stage.compute_s + communication_s
     flops = model_flops(program)
     peak = matmul_peak_flops_per_s(program, cluster.device) * cluster.num_devices

@@ -5,14 +5,18 @@ import sys
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxlib.mlir import ir
 
 from tepdist.errors import ProgramError
+from tepdist.frontends.jax import trace
 from tepdist.program import module as modules
 from tepdist.program.export import export_program, portable_artifact
 from tepdist.program.fingerprint import fingerprint
 from tepdist.program.infer import infer_roles
+from tepdist.program.inline import find_ops
 from tepdist.program.reader import read_program
 from tepdist.program.roles import Role
 from tepdist.program.sidecar import sidecar_path
@@ -130,3 +134,36 @@ def test_a_version_that_lacks_a_type_is_refused():
     program, _ = read_program(text, name="step")
     with pytest.raises(ProgramError, match=r"as StableHLO 1\.0\.0"):
         portable_artifact(program, version="1.0.0")
+
+
+@pytest.mark.parametrize("name", ["cholesky", "qr", "eigh", "svd", "lu"])
+def test_linear_algebra_keeps_its_rules_in_a_portable_artifact(name: str) -> None:
+    """JAX states them on the calls; an artifact knows no attributes of Shardy."""
+    calls = {
+        "cholesky": jnp.linalg.cholesky,
+        "qr": jnp.linalg.qr,
+        "eigh": jnp.linalg.eigh,
+        "svd": jnp.linalg.svd,
+        "lu": jax.lax.linalg.lu,
+    }
+    traced = trace(calls[name], (np.ones((6, 4, 4), np.float32),), {}, state_argnums=())
+    program = traced.read()
+    again, _ = read_program(portable_artifact(program), name=name)
+    assert again.module == program.module
+    called = [op for op in again.ops if op.kind == "stablehlo.custom_call"]
+    assert called
+    assert all(op.rule is not None for op in called)
+
+
+def test_a_rule_that_is_none_is_refused() -> None:
+    traced = trace(
+        jnp.linalg.qr, (np.ones((6, 4, 4), np.float32),), {}, state_argnums=()
+    )
+    with modules.new_context():
+        module = modules.parse(traced.module)
+        for op in find_ops(module, {"stablehlo.custom_call"}):
+            del op.attributes["sdy.sharding_rule"]
+            op.attributes["tepdist.sharding_rule"] = ir.StringAttr.get("no rule")
+        artifact = modules.write_portable(module, modules.portable_version())
+    with pytest.raises(ProgramError, match="rule"):
+        read_program(artifact, name="qr")

@@ -1,14 +1,20 @@
 """The solver's child: ends in time, dies alone, lets the caller's threads go on."""
 
 import itertools
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tepdist import children
+from tepdist.errors import TepdistError
 from tepdist.solver import child
 from tepdist.solver.integers import Answer, AtMost, IntegerNetwork, Table
 
@@ -142,10 +148,74 @@ def test_a_child_that_dies_has_found_nothing_and_the_next_one_solves():
     assert child.solve(EASY, time_limit_s=30).is_complete
 
 
-def solvers() -> list[int]:
-    """Children of this process that solve."""
-    with open(f"/proc/{os.getpid()}/task/{os.getpid()}/children") as children:
-        return [int(pid) for pid in children.read().split()]
+def solvers(parent: int | None = None) -> list[int]:
+    """Children of a process, this one unless told, that solve."""
+    pid = parent or os.getpid()
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    return [int(pid) for pid in text.split()]
+
+
+PARENT = """
+from tepdist import children
+from tepdist.errors import TepdistError
+from tepdist.solver import child
+from tepdist.solver.integers import IntegerNetwork, Table
+import numpy as np
+
+random = np.random.default_rng(0)
+pairs = [(i, j) for i in range(60) for j in range(i) if random.random() < 0.2]
+tables = [Table(pair[::-1], random.integers(0, 1000, 144)) for pair in pairs]
+child.prepare()
+print("started", flush=True)
+child.solve(IntegerNetwork((12,) * 60, tuple(tables), (), 10**6), time_limit_s=60)
+"""
+
+
+def test_a_solver_ends_with_the_process_that_asked():
+    parent = subprocess.Popen(
+        children.command(PARENT), stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "started\n"
+    time.sleep(2)  # it solves by now
+    (solver,) = solvers(parent.pid)
+    with parent:
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while is_running(solver):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    except FileNotFoundError:
+        return False
+    return text.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_solver_starts_where_no_standard_stream_is_open():
+    closing = "import os; [os.close(fd) for fd in (0, 1, 2)]\n"
+    solved = closing + PARENT.replace('print("started", flush=True)', "").replace(
+        "child.solve(", "answer = child.solve("
+    ).replace("time_limit_s=60", "time_limit_s=1")
+    code = solved + "import os; os._exit(0 if answer.values else 1)"
+    done = subprocess.run(children.command(code), check=False, timeout=60)
+    assert done.returncode == 0
+
+
+def test_import_paths_that_are_no_text_are_left_out(monkeypatch):
+    monkeypatch.setattr(sys, "path", [Path("/nowhere"), *sys.path])
+    (*_, path) = children.command("pass")
+    assert json.loads(path) == sys.path[1:]
+
+
+def test_a_python_without_executable_is_named(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "")
+    with pytest.raises(TepdistError, match=r"sys\.executable"):
+        children.command("pass")
 
 
 def test_an_interrupted_solve_leaves_no_child_at_work():

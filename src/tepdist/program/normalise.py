@@ -2,8 +2,9 @@
 
 Afterwards there is one function, the public ``main``, without calls, attributes on
 its arguments or shardings; constants are folded and shared, common subexpressions
-are one op; each op's location is its name stack and nothing else, so that moving a
-source file changes no fingerprint. Normalising twice changes nothing, to the byte.
+are one op, as are matrix products that are added; each op's location is its name
+stack and nothing else, so that moving a source file changes no fingerprint.
+Normalising twice changes nothing, to the byte.
 
 The shardings that a program states for itself are dropped: the search decides.
 """
@@ -15,7 +16,9 @@ from jaxlib.mlir.dialects import func
 
 from tepdist.errors import ProgramError
 from tepdist.program import module as modules
+from tepdist.program.empty import fold_empty
 from tepdist.program.inline import find_ops, inline_calls, splice
+from tepdist.program.sums import inline_sums, outline_sums
 from tepdist.program.top_k import expand_top_k
 
 FOLDING = "canonicalize,cse,canonicalize,symbol-dce"
@@ -29,7 +32,7 @@ SHARDING_ATTRIBUTES = (
     "mhlo.sharding",
     "mhlo.frontend_attributes",
 )
-PRECISION = "precision_config"
+DEFAULTS = ("precision_config", "backend_config")
 
 
 def normalise(module: ir.Module) -> None:
@@ -45,9 +48,12 @@ def normalise(module: ir.Module) -> None:
     inline_calls(module)
     _refuse_dynamic_shapes(main)
     expand_top_k(main)
+    fold_empty(main)
+    inline_sums(main)
     _drop_shardings(main)
     _drop_attributes(module, main)
     modules.run_passes(module, FOLDING)
+    outline_sums(main)
     _order_constants(main)
     _simplify_locations(module)
 
@@ -147,19 +153,21 @@ def _drop_attributes(module: ir.Module, main: func.FuncOp) -> None:
 
     def visit(op: ir.Operation) -> ir.WalkResult:
         attributes = op.operation.attributes
-        for name in SHARDING_ATTRIBUTES:
-            if name in attributes:
+        for name in (*SHARDING_ATTRIBUTES, *DEFAULTS):
+            if name in attributes and _says_nothing(name, attributes[name]):
                 del attributes[name]
-        if PRECISION in attributes and _is_default(attributes[PRECISION]):
-            del attributes[PRECISION]
         return ir.WalkResult.ADVANCE
 
     main.operation.walk(visit)
 
 
-def _is_default(precision: ir.Attribute) -> bool:
-    """Whether a precision says nothing: portable artifacts leave such a one out."""
-    return all("DEFAULT" in str(each) for each in ir.ArrayAttr(precision))
+def _says_nothing(name: str, attribute: ir.Attribute) -> bool:
+    """Whether an attribute is a sharding, or a default: artifacts leave such out."""
+    if name in SHARDING_ATTRIBUTES:
+        return True
+    if isinstance(attribute, ir.ArrayAttr):
+        return all("DEFAULT" in str(each) for each in attribute)
+    return isinstance(attribute, ir.StringAttr) and not attribute.value
 
 
 def _order_constants(main: func.FuncOp) -> None:

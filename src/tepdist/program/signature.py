@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from jaxlib.mlir import ir
 
 from tepdist.program.module import AnyValue
+from tepdist.program.portable_rules import CUSTOM_CALL
 
 SIGNATURE_CHARS = 16
-CUSTOM_CALL = "stablehlo.custom_call"
 Key = tuple[object, ...]
 
 

@@ -48,7 +48,9 @@ def make_stage(
         replicated_ops=tuple(
             f"{op.kind} ({program.values[op.results[0]].name})"
             for op in program.ops
-            if op.rule is None and op.results and not op.regions
+            if op.rule is None
+            and not op.regions
+            and any(program.values[value].num_elements for value in op.results)
         ),
     )
 

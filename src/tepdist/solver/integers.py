@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
+READY = "ready"  # what the child says once it can solve
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,22 @@ It holds Python's lock while it solves, keeps its options in globals, takes the 
 handlers, and may run out of memory: none of that must be the caller's.
 """
 
-import math
+import fcntl
+import os
 import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 
 import pytoulbar2
 
-from tepdist.solver.integers import Answer, IntegerNetwork
+from tepdist.solver.integers import READY, Answer, IntegerNetwork
 
 _MOST_MEMORY = 4 * 2**30  # address space of the child [B]
-_GRACE_S = 5  # until its own timer ends it, should nobody be left to stop it
+# Its own timers run for longer than the parent waits [s].
+_LAST_RESORT_S = 30
+_FAR_OFF_S = 10**6
 
 
 def serve(handle: int) -> None:
@@ -24,21 +30,43 @@ def serve(handle: int) -> None:
     """
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
     connection = Connection(handle)
+    connection.send(READY)
     while True:
         try:
             network, time_limit_s = connection.recv()
         except EOFError:
             return
-        connection.send(solve(network, time_limit_s))
+        with _ended_with_parent(handle, time_limit_s):
+            answer = solve(network)
+        connection.send(answer)
 
 
-def solve(network: IntegerNetwork, time_limit_s: float) -> Answer:
+@contextmanager
+def _ended_with_parent(handle: int, time_limit_s: float) -> Iterator[None]:
+    """While it solves it hears no Python: signals end it if the parent goes.
+
+    The other end of the socket closes with the parent, which SIGIO tells where the
+    platform has that; else a timer ends it late.
+    """
+    signal.setitimer(signal.ITIMER_REAL, time_limit_s + _LAST_RESORT_S)
+    flags = fcntl.fcntl(handle, fcntl.F_GETFL)
+    fcntl.fcntl(handle, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(handle, fcntl.F_SETFL, flags | os.O_ASYNC)
+    try:
+        yield
+    finally:
+        fcntl.fcntl(handle, fcntl.F_SETFL, flags)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def solve(network: IntegerNetwork) -> Answer:
     """The best assignment; SIGVTALRM ends the search with the best so far."""
     try:
         model = _model(network)
     except pytoulbar2.tb2.Contradiction:  # it sees at once that nothing fits
         return Answer(None, network.top, is_complete=True)
-    found = model.Solve(timeLimit=math.ceil(time_limit_s) + _GRACE_S)
+    # A limit, if far off, makes it heed the signal.
+    found = model.Solve(timeLimit=_FAR_OFF_S)
     is_complete = not pytoulbar2.tb2.option.limited
     if found is None:
         # Of a search that ended without an answer it says less than was proven.
