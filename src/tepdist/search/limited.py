@@ -122,7 +122,9 @@ class LimitedSearch:
             near = np.pad(near, (0, len(self._times) - len(near)))
             costs = np.array([self._network.cost(known) for known in self._profiles])
             prices, expected = best_prices(costs, self._slopes(), near, radius=radius)
-            if expected is None or expected - reached <= _PROGRESS * abs(reached):
+            if expected is None:
+                break
+            if np.isfinite(reached) and expected - reached <= _PROGRESS * abs(reached):
                 break
             value = self._value(self._at(prices), prices)
             if value > reached:
