@@ -9,7 +9,9 @@ import pytest
 
 from tepdist.search.descent import Descent
 from tepdist.search.limited import LimitedSearch
+from tepdist.search.memory import Term
 from tepdist.search.network import Network
+from tepdist.search.relaxation import Relaxation
 from tepdist.search.shared import Choice, Shared
 from tepdist.search.sharing import SharingSearch
 from tepdist.search.solver import solve, solve_within
@@ -194,6 +196,56 @@ def test_a_clause_forbids_its_choices_and_no_others(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_messages_bound_the_best_from_both_sides(seed):
+    net = network(seed)
+    best = cheapest(net)
+    relaxation = Relaxation(net)
+    bounds = []
+    for _ in range(5):
+        relaxation.sweep(2)
+        bounds.append(relaxation.bound)
+    assert bounds == sorted(bounds)
+    assert bounds[-1] <= best * (1 + 1e-9)
+    assert net.cost(relaxation.rounded()) >= best * (1 - 1e-9)
+
+
+def test_messages_find_nearly_the_best_of_networks_without_shared_costs():
+    costs = []
+    for seed in SEEDS:
+        net = replace(network(seed), shared=())
+        relaxation = Relaxation(net)
+        relaxation.sweep(20)
+        costs.append(net.cost(relaxation.rounded()) / cheapest(net))
+    assert np.median(costs) <= 1 + 1e-9
+
+
+def test_sweeps_end_at_a_bound_that_is_enough():
+    relaxation, other = Relaxation(network(0)), Relaxation(network(0))
+    relaxation.sweep(1)
+    other.sweep(20, enough=relaxation.bound / 2)
+    assert other.bound == relaxation.bound
+
+
+class Usages:
+    """The usages of a network as memory over time."""
+
+    def __init__(self, net: Network) -> None:
+        self._net = net
+        self.profile = net.usage
+
+    def terms(self, assignment, time):
+        for variable, value in enumerate(assignment):
+            used = float(self._net.usages[variable][value, time])
+            yield Term(used, (variable,), is_copy=False)
+
+    def priced(self, network, prices, *, spanning):
+        multipliers = np.zeros(NUM_TIMES)
+        for at, price in prices.items():
+            multipliers[at] = price
+        return network.priced(multipliers)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_limited_search_fits_if_it_says_so_and_its_bound_holds(seed):
     net = network(seed)
     limit = float(net.limits.min())
@@ -202,20 +254,7 @@ def test_a_limited_search_fits_if_it_says_so_and_its_bound_holds(seed):
         solution = solve(priced, begin, time_limit_s=30)
         return solution.assignment, solution.lower_bound
 
-    def price(prices):
-        multipliers = np.zeros(NUM_TIMES)
-        for at, value in prices.items():
-            multipliers[at] = value
-        return net.priced(multipliers)
-
-    search = LimitedSearch(
-        net,
-        exactly,
-        profile=net.usage,
-        price=price,
-        price_more=price,
-        limit=limit,
-    )
+    search = LimitedSearch(net, Usages(net), limit, solve=exactly)
     found = search.run(start(net), out_of_time=lambda: False)
     assert found.cost == net.cost(found.assignment)
     assert found.peak == net.usage(found.assignment).max()
@@ -224,6 +263,20 @@ def test_a_limited_search_fits_if_it_says_so_and_its_bound_holds(seed):
         assert found.lower_bound <= min(fitting) * (1 + 1e-6)
     if found.peak <= limit:
         assert found.cost >= min(fitting)
+
+
+def test_a_limited_search_mostly_finds_what_fits_without_a_solver():
+    num_feasible = num_found = 0
+    for seed in SEEDS:
+        net = network(seed)
+        limit = float(net.limits.min())
+        search = LimitedSearch(
+            net, Usages(net), limit, solve=lambda net, begin: (tuple(begin), None)
+        )
+        found = search.run(start(net), out_of_time=lambda: False)
+        num_feasible += any(net.usage(a).max() <= limit for a in assignments(net))
+        num_found += found.peak <= limit
+    assert num_found >= 0.8 * num_feasible > 0
 
 
 @pytest.mark.parametrize("upper", [None, 0.9, 1.1])

@@ -35,6 +35,12 @@ class Descent:
                 break
         return tuple(values)
 
+    def cheaper(self, values: list[int], index: int) -> list[int]:
+        """Values of one variable that cost less than its own, cheapest first."""
+        costs = self._conditional(values, index)
+        better = np.flatnonzero(costs < costs[values[index]] * (1 - 1e-12))
+        return [int(v) for v in better[np.argsort(costs[better], kind="stable")]]
+
     def _sweep(self, values: list[int], order: Iterable[int]) -> bool:
         changed = False
         for index in order:

@@ -93,6 +93,8 @@ class MemoryModel:
             spanning: Whether to price copies that are read before and after such a
                 time too, which exist only if both readers want the same.
         """
+        if not prices:
+            return network
         used = replace(network, usages=self.usages(list(prices)))
         unary = list(used.priced(np.array(list(prices.values()))).unary)
         binary = dict(network.binary)

@@ -21,7 +21,7 @@ from tepdist.program.roles import Roles
 from tepdist.search.constraints import matched_values, wanted_shardings
 from tepdist.search.cuts import CutSearch
 from tepdist.search.descent import Descent
-from tepdist.search.limited import LimitedSearch, Outcome, Solve, rank
+from tepdist.search.limited import LimitedSearch, Outcome, rank
 from tepdist.search.memory import MemoryModel
 from tepdist.search.meshes import candidate_meshes
 from tepdist.search.network import Network
@@ -212,7 +212,9 @@ def _first_answers(
         relaxation = candidate.relaxation
         relaxation.sweep(_SWEEPS, enough=best)
         if relaxation.bound < best:
-            outcome = _first_answer(candidate, limit)
+            # Until something fits, a time limit waits.
+            is_enough = clock.is_over if best < np.inf else _never
+            outcome = _first_answer(candidate, limit, out_of_time=is_enough)
             candidate = replace(candidate, outcome=outcome)
             if outcome.peak <= limit:
                 best = min(best, outcome.cost)
@@ -220,7 +222,13 @@ def _first_answers(
     return found
 
 
-def _first_answer(candidate: _Candidate, limit: float) -> Outcome:
+def _never() -> bool:
+    return False
+
+
+def _first_answer(
+    candidate: _Candidate, limit: float, *, out_of_time: Callable[[], bool]
+) -> Outcome:
     """An answer by messages and descent alone."""
 
     def improve(
@@ -238,8 +246,8 @@ def _first_answer(candidate: _Candidate, limit: float) -> Outcome:
     if memory.least_profile().max() > limit:
         peak = float(memory.profile(start).max())
         return Outcome(start, network.cost(start), peak, lower_bound=np.inf)
-    search = _limited_search(network, memory, limit, solve=improve)
-    return search.run(start, out_of_time=lambda: False)
+    search = LimitedSearch(network, memory, limit, solve=improve)
+    return search.run(start, out_of_time=out_of_time)
 
 
 def _prove(
@@ -287,7 +295,7 @@ def _solve_exactly(
             solution = search.approach()
         return solution.assignment, solution.lower_bound
 
-    limited = _limited_search(network, memory, limit, solve=exactly)
+    limited = LimitedSearch(network, memory, limit, solve=exactly)
     outcome = limited.run(start.assignment, out_of_time=clock.is_over)
     better = min(start, outcome, key=lambda found: rank(found, limit))
     better = Outcome(better.assignment, better.cost, better.peak, outcome.lower_bound)
@@ -298,19 +306,6 @@ def _solve_exactly(
         return better
     return CutSearch(network, memory, limit).run(
         better, left_s=clock.left_for_cuts(cuts_share), upper=to_beat
-    )
-
-
-def _limited_search(
-    network: Network, memory: MemoryModel, limit: float, *, solve: Solve
-) -> LimitedSearch:
-    return LimitedSearch(
-        network,
-        solve,
-        profile=memory.profile,
-        price=lambda prices: memory.priced(network, prices, spanning=False),
-        price_more=lambda prices: memory.priced(network, prices, spanning=True),
-        limit=limit,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tepdist.solver import highs
+from tepdist.solver.bundle import best_prices
 from tepdist.solver.candidates import Candidates
 from tepdist.solver.layout import Layout
 from tepdist.solver.problem import Array, Problem
@@ -155,23 +155,7 @@ class Ascent:
         if not len(times) or not len(costs):
             return self.prices, self.bound
         slopes = np.array([cut.slopes[times] for cut in self._cuts])
-        count = len(times)
-        entries = np.hstack([np.ones((len(costs), 1)), -slopes])
-        rows, columns = np.nonzero(entries)
-        outcome = highs.solve(
-            highs.Program(
-                costs=np.concatenate([[-1.0], np.zeros(count)]),
-                lower=np.concatenate([[-np.inf], np.maximum(0, near - self._radius)]),
-                upper=np.concatenate([[np.inf], near + self._radius]),
-                integral=np.zeros(count + 1, bool),
-                row_lower=np.full(len(costs), -np.inf),
-                row_upper=costs,
-                entries=(rows, columns, entries[rows, columns]),
-            ),
-            time_limit_s=5.0,
-        )
-        if outcome.columns is None:
-            return self.prices, self.bound
+        found, value = best_prices(costs, slopes, near, radius=self._radius)
         prices = np.zeros_like(self.prices)
-        prices[times] = np.maximum(0.0, outcome.columns[1:])
-        return prices, float(outcome.columns[0])
+        prices[times] = found
+        return prices, self.bound if value is None else value

@@ -44,7 +44,7 @@ class Candidates:
         known = tuple(int(value) for value in assignment)
         cost = self._problem.cost(known)
         excess = self._layout.profile_of(known) - self._layout.limits
-        for time in _peaks(excess):
+        for time in peaks(excess):
             if time not in self.times:
                 self.times.append(time)
         is_forbidden = not np.isfinite(cost)
@@ -62,7 +62,7 @@ class Candidates:
         return [np.unique(column) for column in chosen.T]
 
 
-def _peaks(excess: Array) -> list[int]:
+def peaks(excess: Array) -> list[int]:
     """The worst time of each stretch of times over the limit."""
     over = np.concatenate([[False], excess > 0, [False]])
     edges = np.flatnonzero(np.diff(over.astype(np.int8)))
