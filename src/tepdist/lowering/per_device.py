@@ -10,10 +10,10 @@ over sharded dims too: its devices add their products up before they reduce the 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import sdy, stablehlo
 
+from tepdist.program.collectives import device_groups
 from tepdist.program.graph import Rule
 from tepdist.program.module import AnyValue
 from tepdist.program.sums import PRODUCT, TRANSPOSE, is_sum
@@ -135,7 +135,7 @@ def _all_reduce(value: AnyValue, axes: Sequence[str], mesh: Mesh) -> AnyValue:
     op = stablehlo.AllReduceOp(
         [value.type],
         [value],
-        _groups(axes, mesh),
+        device_groups(axes, mesh),
         channel_handle=ir.Attribute.parse(_CHANNEL),
         use_global_device_ids=True,
     )
@@ -152,23 +152,13 @@ def _reduce_scatter(value: AnyValue, axis: str, dim: int, *, mesh: Mesh) -> AnyV
         ir.RankedTensorType.get(shape, whole.element_type),
         value,
         dim,
-        _groups([axis], mesh),
+        device_groups([axis], mesh),
         channel_handle=ir.Attribute.parse(_CHANNEL),
         use_global_device_ids=True,
     )
     _add_body(op, value)
     made: AnyValue = op.results[0]
     return made
-
-
-def _groups(axes: Sequence[str], mesh: Mesh) -> ir.Attribute:
-    """Devices that reduce together, in the order of the axes."""
-    at = [mesh.names.index(axis) for axis in axes]
-    ids = np.arange(mesh.num_devices, dtype=np.int64).reshape(mesh.shape)
-    grouped = np.moveaxis(ids, at, range(-len(at), 0))
-    rows = np.ascontiguousarray(grouped.reshape(-1, mesh.size_of(axes)))
-    groups: ir.Attribute = ir.DenseElementsAttr.get(rows.data)
-    return groups
 
 
 def _add_body(op: ir.OpView, value: AnyValue) -> None:

@@ -8,7 +8,7 @@ each device (all-reduce), or scattered along a dim of the result (reduce-scatter
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -129,7 +129,7 @@ def sharding_of(strategy: Strategy, tensor: GroupTensor, mesh: Mesh) -> Sharding
 
 
 def strategy_space(group: Group, mesh: Mesh, *, scatters: bool) -> Space:
-    """All strategies of a group; the first shards nothing.
+    """All strategies of a group; the first shards nothing, unless the program does.
 
     Args:
         group: Any.
@@ -156,6 +156,7 @@ def strategy_space(group: Group, mesh: Mesh, *, scatters: bool) -> Space:
         group.reduction,
         compound=compound,
         results=results if scatters else frozenset(),
+        pinned=group.pinned,
         mesh=mesh,
     )
 
@@ -168,28 +169,51 @@ def _space(
     *,
     compound: frozenset[tuple[tuple[int, ...], bool]],
     results: frozenset[int],
+    pinned: tuple[tuple[str, int | None], ...],
     mesh: Mesh,
 ) -> Space:
+    free = [factor for factor in range(len(sizes)) if factor not in blocked]
+    taken = dict(pinned)
+    free = [factor for factor in free if factor not in taken.values()]
+    choices = tuple(
+        _choices(name, size, free, sizes=sizes, taken=taken) for name, size in mesh.axes
+    )
     found = _strategies(
-        sizes, blocked, reduction, compound=compound, results=results, shape=mesh.shape
+        choices,
+        sizes,
+        reduction,
+        compound=compound,
+        results=results,
+        shape=mesh.shape,
     )
     return Space(mesh, found, len(sizes))
 
 
-def _strategies(
+def _choices(
+    axis: str,
+    size: int,
+    free: Sequence[int],
+    *,
     sizes: tuple[int, ...],
-    blocked: frozenset[int],
+    taken: Mapping[str, int | None],
+) -> tuple[int | None, ...]:
+    """Factors that a mesh axis may cut."""
+    if axis in taken:
+        return (taken[axis],)
+    if size == 1:
+        return (None,)
+    return (None, *(factor for factor in free if sizes[factor] % size == 0))
+
+
+def _strategies(
+    choices: Sequence[Sequence[int | None]],
+    sizes: tuple[int, ...],
     reduction: frozenset[int],
     *,
     compound: frozenset[tuple[tuple[int, ...], bool]],
     results: frozenset[int],
     shape: tuple[int, ...],
 ) -> tuple[Strategy, ...]:
-    free = [factor for factor in range(len(sizes)) if factor not in blocked]
-    choices: list[list[int | None]] = [
-        [None, *(f for f in free if sizes[f] % size == 0)] if size > 1 else [None]
-        for size in shape
-    ]
     found = []
     for before in itertools.product(*choices):
         for after in _scatterings(before, reduction, results, sizes=sizes, shape=shape):

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tepdist.analysis.groups import Group, GroupTensor
-from tepdist.analysis.nodes import Node
+import numpy as np
+
+from tepdist.analysis.bodies import body_liveness
+from tepdist.analysis.groups import Group, GroupTensor, build_groups
+from tepdist.analysis.nodes import Node, build_nodes
 from tepdist.cost.compute import all_bytes, compute_dtype, flops, touched_bytes
 from tepdist.program.graph import Op, Program
 
@@ -35,6 +38,8 @@ class Work:
         core: Tensors that the first member moves.
         fused: Tensors that the fused rest moves.
         kernels: Kernels started per step.
+        inside: Work of one device in a manual computation, once for each run.
+        runs: How often that is per step.
     """
 
     flops: float
@@ -42,6 +47,8 @@ class Work:
     core: tuple[Traffic, ...]
     fused: tuple[Traffic, ...]
     kernels: int
+    inside: tuple["Work", ...] = ()
+    runs: int = 0
 
 
 def group_work(
@@ -57,6 +64,7 @@ def group_work(
     """
     first = nodes[group.members[0].node]
     op = None if first.op is None or first.pointwise else program.ops[first.op]
+    body = None if op is None else op.body
     share = 1.0 if op is None else _share_touched(op, program)
     core, fused = [], []
     seen: set[tuple[int, bool]] = set()
@@ -78,6 +86,18 @@ def group_work(
         core=tuple(core),
         fused=tuple(fused),
         kernels=first.trips * (int(op is not None) + int(bool(fused))),
+        inside=() if body is None else _body_work(body),
+        runs=first.trips,
+    )
+
+
+def _body_work(body: Program) -> tuple[Work, ...]:
+    """Work of all ops of a manual computation, on local shapes."""
+    nodes = build_nodes(body, {})
+    stored = frozenset(np.flatnonzero(body_liveness(body).is_stored).tolist())
+    return tuple(
+        group_work(body, nodes, group, stored=stored)
+        for group in build_groups(body, nodes, {})
     )
 
 
