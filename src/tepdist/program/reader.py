@@ -22,6 +22,7 @@ from tepdist.program.infer import infer_roles
 from tepdist.program.inline import find_ops
 from tepdist.program.isolated import Prepared, prepare_isolated
 from tepdist.program.normalise import normalise
+from tepdist.program.partitioned import number_calls
 from tepdist.program.roles import Roles
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -70,6 +71,7 @@ def prepare(data: bytes) -> Prepared:
     with modules.new_context():
         module = read_module(data)
         aliases = read_aliases(module)
+        number_calls(module)
         normalise(module)
         _refuse_callbacks(module)
         return Prepared(modules.canonical_bytecode(module), aliases)
