@@ -114,7 +114,11 @@ LOSSES = {
         m, lambda h: lax.psum(jnp.tanh(h), "b"), P("a", "b"), P("a", None)
     ),
     "partly manual": lambda m: manual(
-        m, lambda h: lax.psum(h @ h.T, "b"), P(None, "b"), P(), axis_names={"b"}
+        m,
+        lambda h: lax.psum((1 + lax.axis_index("b")) * (h @ h.T), "b"),
+        P(None, "b"),
+        P(),
+        axis_names={"b"},
     ),
     "every collective": lambda m: manual(
         m, every_collective, P("a", "b"), P(("a", "b"), None)

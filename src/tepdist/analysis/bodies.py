@@ -4,7 +4,7 @@ A body is a program of local shapes, the same on every device.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,6 +40,9 @@ def body_collectives(body: Program) -> Iterator[BodyCollective]:
     The payload of an all-gather is what comes out, of all others what goes in.
     """
     for op, count in zip(body.ops, run_counts(body), strict=True):
+        if op.body is not None:
+            for each in body_collectives(op.body):
+                yield replace(each, count=each.count * count)
         if op.kind not in COLLECTIVES or not op.axes:
             continue
         kind = COLLECTIVES[op.kind]

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import sdy, stablehlo
 
-from tepdist.program.collectives import device_groups
+from tepdist.program.collectives import CHANNEL, device_groups
 from tepdist.program.graph import Rule
 from tepdist.program.module import AnyValue
 from tepdist.program.sums import PRODUCT, TRANSPOSE, is_sum
 from tepdist.sharding import Mesh, Sharding
-
-_CHANNEL = "#stablehlo.channel_handle<handle = 1, type = 1>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +134,7 @@ def _all_reduce(value: AnyValue, axes: Sequence[str], mesh: Mesh) -> AnyValue:
         [value.type],
         [value],
         device_groups(axes, mesh),
-        channel_handle=ir.Attribute.parse(_CHANNEL),
+        channel_handle=ir.Attribute.parse(CHANNEL),
         use_global_device_ids=True,
     )
     _add_body(op, value)
@@ -153,7 +151,7 @@ def _reduce_scatter(value: AnyValue, axis: str, dim: int, *, mesh: Mesh) -> AnyV
         value,
         dim,
         device_groups([axis], mesh),
-        channel_handle=ir.Attribute.parse(_CHANNEL),
+        channel_handle=ir.Attribute.parse(CHANNEL),
         use_global_device_ids=True,
     )
     _add_body(op, value)

@@ -12,6 +12,8 @@ from jaxlib.mlir import ir
 
 from tepdist.sharding import Mesh
 
+# From one device to another; several collectives may share it.
+CHANNEL = "#stablehlo.channel_handle<handle = 1, type = 1>"
 _GROUPS = ("replica_groups", "source_target_pairs")
 _NAMED_MESH = re.compile(r"replica_group_mesh_axes<mesh = @([\w.$-]+)")
 _NAMED_AXIS = re.compile(r'axis_ref<name = "([^"]+)"')
@@ -27,8 +29,10 @@ def device_groups(axes: Sequence[str], mesh: Mesh) -> ir.Attribute:
     return groups
 
 
-def state_device_numbers(op: ir.Operation, meshes: Mapping[str, Mesh]) -> None:
-    """Writes a collective's groups as numbers where they name axes of a mesh."""
+def settle_collective(op: ir.Operation, meshes: Mapping[str, Mesh]) -> None:
+    """Writes a collective's groups as numbers, and its channel as JAX does."""
+    if "channel_handle" in op.attributes:
+        op.attributes["channel_handle"] = ir.Attribute.parse(CHANNEL)
     for name in _GROUPS:
         if name not in op.attributes:
             continue

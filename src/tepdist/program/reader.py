@@ -24,6 +24,7 @@ from tepdist.program.isolated import Prepared, prepare_isolated
 from tepdist.program.normalise import normalise
 from tepdist.program.partitioned import number_calls
 from tepdist.program.roles import Roles
+from tepdist.program.round_trip import import_shardy
 
 GZIP_MAGIC = b"\x1f\x8b"
 PROTO_FIELD_1 = b"\n"
@@ -70,6 +71,7 @@ def prepare(data: bytes) -> Prepared:
     """
     with modules.new_context():
         module = read_module(data)
+        import_shardy(module)
         aliases = read_aliases(module)
         number_calls(module)
         normalise(module)

@@ -14,7 +14,7 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import func, sdy
 
 from tepdist.errors import ProgramError
-from tepdist.program.collectives import state_device_numbers
+from tepdist.program.collectives import settle_collective
 from tepdist.program.graph import COLLECTIVES, CONSTRAINT, MANUAL
 from tepdist.program.inline import find_ops
 from tepdist.program.module import AnyValue
@@ -143,8 +143,10 @@ def settle_shardings(module: ir.Module, main: func.FuncOp) -> None:
     stated: list[Stated] = []
     regions = find_ops(main, {MANUAL})
     for region in regions:
-        _refuse_nested(region)
-        stated += _settle_manual(region, meshes)
+        edges = _settle_manual(region, meshes)
+        if any(any(each.dims) for each in edges):
+            _refuse_nested(region)
+        stated += edges
     _state_signature(main)
     _state_op_shardings(main)
     for op in find_ops(main, {CONSTRAINT}):
@@ -160,6 +162,10 @@ def settle_shardings(module: ir.Module, main: func.FuncOp) -> None:
 
 
 def _refuse_nested(region: ir.Operation) -> None:
+    """Refuses a region that cuts what another has cut: nothing prices the seams.
+
+    JAX makes regions inside others for ``axis_index`` too, which cut nothing.
+    """
     parent = region.parent
     while parent is not None and parent.operation.name != "func.func":
         if parent.operation.name == MANUAL:
@@ -183,7 +189,7 @@ def _settle_manual(region: ir.Operation, meshes: Mapping[str, Mesh]) -> list[Sta
         op.results[0].replace_all_uses_with(op.operands[0])
         op.erase()
     for op in find_ops(region.opview, COLLECTIVES.keys()):
-        state_device_numbers(op, meshes)
+        settle_collective(op, meshes)
     return stated
 
 

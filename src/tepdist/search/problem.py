@@ -154,7 +154,9 @@ def _whole_s(work: Work, device: Device) -> float:
     rate = matmul_flops_per_s(device, work.dtype)
     core = sum(moved.bytes_ for moved in work.core) / device.memory_bytes_per_s
     fused = sum(moved.bytes_ for moved in work.fused) / device.memory_bytes_per_s
-    return max(work.flops / rate, core) + fused + work.kernels * device.launch_s
+    inside = work.runs * sum(_whole_s(each, device) for each in work.inside)
+    launch = work.kernels * device.launch_s
+    return max(work.flops / rate, core) + fused + launch + inside
 
 
 def body_collective_s(collective: BodyCollective, pricing: Pricing) -> float:
