@@ -53,8 +53,6 @@ def normalise(module: ir.Module) -> None:
     fold_empty(main)
     inline_sums(main)
     _drop_hints(main)
-    # What was inlined may refer to meshes that go.
-    modules.run_passes(module, "symbol-dce")
     settle_shardings(module, main)
     _drop_attributes(module, main)
     modules.run_passes(module, FOLDING)

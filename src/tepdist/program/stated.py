@@ -14,6 +14,7 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import func, sdy
 
 from tepdist.errors import ProgramError
+from tepdist.program import module as modules
 from tepdist.program.collectives import settle_collective
 from tepdist.program.graph import COLLECTIVES, CONSTRAINT, MANUAL
 from tepdist.program.inline import find_ops
@@ -23,6 +24,7 @@ from tepdist.sharding import Mesh
 MESH_NAME = "mesh"
 MESH = "sdy.mesh"
 SHARDING = "sdy.sharding"
+LIFT_MESHES = "sdy-lift-inlined-meshes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +102,7 @@ def read_sharding(attribute: ir.Attribute, meshes: Mapping[str, Mesh]) -> Stated
             f"the program states the partial sums {attribute}",
             hint="sum them up before they leave the region",
         )
-    named = sharding.mesh_or_ref
-    if isinstance(named, ir.FlatSymbolRefAttr):
-        mesh = meshes[named.value]
-    else:
-        mesh = _mesh(named)
+    mesh = meshes[ir.FlatSymbolRefAttr(sharding.mesh_or_ref).value]
     dims = [sdy.DimensionShardingAttr(dim) for dim in sharding.dimension_shardings]
     return Stated(
         mesh=mesh,
@@ -139,7 +137,18 @@ def settle_shardings(module: ir.Module, main: func.FuncOp) -> None:
     Raises:
         ProgramError: if that is on different meshes, or in a form that is not planned.
     """
+    modules.run_passes(module, LIFT_MESHES)
     meshes = read_meshes(module)
+    stated: list[Stated] = []
+    if meshes:
+        # What was inlined may refer to meshes that go.
+        modules.run_passes(module, "symbol-dce")
+        stated = _settle_ops(main, meshes)
+    stated += _settle_arguments(main, meshes)
+    _keep_one_mesh(module, {each.mesh for each in stated})
+
+
+def _settle_ops(main: func.FuncOp, meshes: Mapping[str, Mesh]) -> list[Stated]:
     stated: list[Stated] = []
     regions = find_ops(main, {MANUAL})
     for region in regions:
@@ -157,8 +166,7 @@ def settle_shardings(module: ir.Module, main: func.FuncOp) -> None:
             continue
         op.attributes["sharding"] = found.attribute()
         stated.append(found)
-    stated += _settle_arguments(main, meshes)
-    _keep_one_mesh(module, {each.mesh for each in stated})
+    return stated
 
 
 def _refuse_nested(region: ir.Operation) -> None:
