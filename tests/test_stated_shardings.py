@@ -225,3 +225,22 @@ def test_another_mesh_is_refused(mesh):
     for other in ("4x2", "b=2,a=4"):
         with pytest.raises(OptionsError, match="not the mesh that the program states"):
             tepdist.plan(loss, *arguments, cluster="cpu:8", mesh=other)
+
+
+def test_arrays_on_a_mesh_with_explicit_axes_stay_where_they_are():
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Explicit,) * 2)
+    fn = train(lambda w, x: jnp.mean(jnp.tanh(x @ w) ** 2))
+    state, x = inputs()
+    placed = jax.device_put(
+        (state, x),
+        ({"w": NamedSharding(mesh, P(None, "b"))}, NamedSharding(mesh, P("a"))),
+    )
+    step = tepdist.parallelize(fn, cluster="cpu:8", donate=False)
+    first, loss = step(*placed)
+    np.testing.assert_allclose(loss, jax.jit(fn)(state, x)[1], rtol=1e-5)
+    step(first, placed[1])
+    (stage,) = step.plan.stages
+    assert [stage.values[value].dims for value in step.plan.program.arguments] == [
+        ((), ("b",)),
+        (("a",), ()),
+    ]
