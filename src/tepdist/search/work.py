@@ -9,7 +9,7 @@ from tepdist.analysis.bodies import body_liveness
 from tepdist.analysis.groups import Group, GroupTensor, build_groups
 from tepdist.analysis.nodes import Node, build_nodes
 from tepdist.cost.compute import all_bytes, compute_dtype, flops, touched_bytes
-from tepdist.program.graph import Op, Program
+from tepdist.program.graph import CONSTRAINT, Op, Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,8 @@ def group_work(
     """
     first = nodes[group.members[0].node]
     op = None if first.op is None or first.pointwise else program.ops[first.op]
+    renamed = _renamed(op, stored)
+    op = None if op is not None and op.kind == CONSTRAINT else op
     body = None if op is None else op.body
     share = 1.0 if op is None else _share_touched(op, program)
     core, fused = [], []
@@ -71,7 +73,7 @@ def group_work(
     for tensor in (*group.inputs, *group.outputs):
         of_core = op is not None and tensor.member == 0
         key = (tensor.value, of_core)
-        if key in seen or tensor.value not in stored:
+        if key in seen or tensor.value not in stored or tensor.value in renamed:
             continue
         seen.add(key)
         trips = nodes[group.members[tensor.member].node].trips
@@ -89,6 +91,17 @@ def group_work(
         inside=() if body is None else _body_work(body),
         runs=first.trips,
     )
+
+
+def _renamed(op: Op | None, stored: frozenset[int]) -> frozenset[int]:
+    """What a constraint moves nothing of: its operand, its result if that is the same.
+
+    Where the operand is no buffer, its result is what a fusion writes.
+    """
+    if op is None or op.kind != CONSTRAINT:
+        return frozenset()
+    is_written = op.operands[0] not in stored
+    return frozenset(op.operands if is_written else (*op.operands, *op.results))
 
 
 def _body_work(body: Program) -> tuple[Work, ...]:
