@@ -13,7 +13,7 @@ from tepdist.errors import PlanError, ShardingError
 from tepdist.frontends.call import Call, Leaf, function_name, key_data, read_leaf
 from tepdist.frontends.jax import Traced, trace_call
 from tepdist.lowering.dtypes import result_structs
-from tepdist.lowering.planned import PlannedProgram, call
+from tepdist.lowering.planned import Callbacks, PlannedProgram, call
 from tepdist.plans import files, types
 from tepdist.program.fingerprint import compute_alike
 from tepdist.runtime.local import named_sharding
@@ -112,7 +112,9 @@ class Plan(types.Plan):
         """
         traced, stage = self._traced(), self._stage()
         self._check_traces_alike(fn, traced)
-        planned = PlannedProgram(self.program, stage, result_structs(self.program))
+        planned = PlannedProgram(
+            self.program, stage, result_structs(self.program), self.callbacks()
+        )
 
         @functools.wraps(fn)
         def constrained(*args: Tree, **kwargs: Tree) -> Tree:
@@ -127,8 +129,20 @@ class Plan(types.Plan):
 
         return constrained
 
+    def callbacks(self) -> Callbacks | None:
+        """What partitions the calls in the program that their authors partition."""
+        if self.traced is None:
+            return None
+        return self.traced.callbacks(self._stage().mesh)
+
     def _check_traces_alike(self, fn: Callable[..., Any], traced: Traced) -> None:
-        again = trace_call(fn, traced.call, name=traced.name, platform=traced.platform)
+        again = trace_call(
+            fn,
+            traced.call,
+            name=traced.name,
+            platform=traced.platform,
+            devices=traced.devices,
+        )
         returns_alike = (again.result_tree, again.results) == (
             traced.result_tree,
             traced.results,

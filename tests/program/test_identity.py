@@ -163,7 +163,8 @@ def test_a_rule_that_is_none_is_refused() -> None:
         module = modules.parse(traced.module)
         for op in find_ops(module, {"stablehlo.custom_call"}):
             del op.attributes["sdy.sharding_rule"]
-            op.attributes["tepdist.sharding_rule"] = ir.StringAttr.get("no rule")
+            damaged = {"xla.sdy.sharding_rule": ir.StringAttr.get("no rule")}
+            op.attributes["mhlo.frontend_attributes"] = ir.DictAttr.get(damaged)
         artifact = modules.write_portable(module, modules.portable_version())
     with pytest.raises(ProgramError, match="rule"):
         read_program(artifact, name="qr")

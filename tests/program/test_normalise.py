@@ -1,10 +1,13 @@
 """Normalising: the same numbers, no calls, and nothing left to do a second time."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.interpreters import mlir
+from jax.sharding import AxisType
 
 from tepdist.errors import ProgramError
 from tepdist.program import module as modules
@@ -80,22 +83,62 @@ def test_an_inlined_op_keeps_the_scope_of_its_call():
         assert "inside" in op.location.name_str
 
 
-def test_stated_shardings_are_dropped():
-    text = """
-    module {
-      sdy.mesh @mesh = <["x"=2]>
-      func.func @main(%a: tensor<4xf32>
-          {sdy.sharding = #sdy.sharding<@mesh, [{"x"}]>}) -> tensor<4xf32> {
-        %0 = sdy.sharding_constraint %a <@mesh, [{"x"}]> : tensor<4xf32>
-        %1 = stablehlo.custom_call @Sharding(%0) : (tensor<4xf32>) -> tensor<4xf32>
-        %2 = stablehlo.sine %1 {mhlo.sharding = "{replicated}"} : tensor<4xf32>
-        return %2 : tensor<4xf32>
-      }
-    }"""
-    left = text_of(normalised(text))
-    assert "shard" not in left.lower()
-    assert "mesh" not in left
-    assert "stablehlo.sine %arg0" in left
+STATED = """
+module {
+  sdy.mesh @first = <["x"=2, "y"=1]>
+  sdy.mesh @unused = <["z"=4]>
+  func.func @main(%a: tensor<4xf32>
+      {sdy.sharding = #sdy.sharding<@first, [{"x", ?}p1]>}, %b: tensor<4xf32>
+      {sdy.sharding = #sdy.sharding<@first, [{?}]>}) -> (tensor<4xf32>
+      {sdy.sharding = #sdy.sharding<@first, [{}]>}) {
+    %0 = sdy.sharding_constraint %a <@first, [{?}]> : tensor<4xf32>
+    %1 = stablehlo.custom_call @Sharding(%0) : (tensor<4xf32>) -> tensor<4xf32>
+    %2 = stablehlo.sine %1 {mhlo.sharding = "{replicated}"} : tensor<4xf32>
+    %3 = sdy.reshard %2 <@first, [{"x", "y"}]> : tensor<4xf32>
+    %4 = stablehlo.add %3, %b : tensor<4xf32>
+    return %4 : tensor<4xf32>
+  }
+}"""
+
+
+def test_of_stated_shardings_those_stay_that_say_something():
+    left = text_of(normalised(STATED))
+    assert normalised(normalised(STATED)) == normalised(STATED)
+    assert re.findall(r"sharding_constraint (%\d+) (<.*>) :", left) == [
+        ("%0", '<@mesh, [{"x"}]>'),
+        ("%2", "<@mesh, [{}]>"),
+    ]
+    assert re.findall(r"%arg(\d): tensor<4xf32> {(.*?)}[,)]", left) == [
+        ("0", 'sdy.sharding = #sdy.sharding<@mesh, [{"x", ?}]>')
+    ]
+    assert re.findall(r"sdy.mesh (.*)", left) == ['@mesh = <["x"=2, "y"=1]>']
+    assert "custom_call" not in left
+    assert "mhlo.sharding" not in left
+
+
+@pytest.mark.parametrize(
+    ("stated", "problem"),
+    [
+        ('<@other, [{"z"}]>', "different meshes: x=2,y=4 and z=4"),
+        ('<@mesh, [{"y":(1)2}]>', "a part of mesh axis 'y'"),
+        ('<@mesh, [{}], unreduced={"x"}>', "partial sums"),
+        ("<@turned, [{}]>", "order of its own"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(stated, problem):
+    text = f"""
+    module {{
+      sdy.mesh @mesh = <["x"=2, "y"=4]>
+      sdy.mesh @other = <["z"=4]>
+      {'sdy.mesh @turned = <["x"=2], device_ids=[1, 0]>' if "turned" in stated else ""}
+      func.func @main(%a: tensor<8xf32>) -> tensor<8xf32> {{
+        %0 = sdy.sharding_constraint %a <@mesh, [{{"x"}}]> : tensor<8xf32>
+        %1 = sdy.sharding_constraint %0 {stated} : tensor<8xf32>
+        return %1 : tensor<8xf32>
+      }}
+    }}"""
+    with pytest.raises(ProgramError, match=problem):
+        normalised(text)
 
 
 @pytest.mark.parametrize(
@@ -120,10 +163,30 @@ def test_recursion_is_refused(functions, path):
     assert sorted(set(cycle)) == sorted(set(path.split(" -> ")))
 
 
-def test_a_program_partitioned_by_hand_is_refused():
-    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
-    spec = jax.sharding.PartitionSpec("x")
-    step = jax.shard_map(jnp.sin, mesh=mesh, in_specs=spec, out_specs=spec)
-    lowered = jax.jit(step).lower(jnp.ones(4))
+def test_a_program_partitioned_for_another_compiler_is_refused():
+    text = """
+    module {
+      func.func @main(%a: tensor<4xf32>) -> tensor<2xf32> {
+        %0 = stablehlo.custom_call @SPMDFullToShardShape(%a)
+          : (tensor<4xf32>) -> tensor<2xf32>
+        return %0 : tensor<2xf32>
+      }
+    }"""
     with pytest.raises(ProgramError, match="already partitioned"):
+        normalised(text)
+
+
+def test_a_manual_region_inside_another_is_refused():
+    mesh = jax.make_mesh((2, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+
+    def manual(function, axis):
+        spec = jax.sharding.PartitionSpec(axis)
+        return jax.shard_map(
+            function, mesh=None, in_specs=spec, out_specs=spec, axis_names={axis}
+        )
+
+    with jax.set_mesh(mesh):
+        step = manual(lambda a: manual(jnp.sin, "y")(a), "x")
+        lowered = jax.jit(step).lower(jnp.ones(4))
+    with pytest.raises(ProgramError, match="shard_map inside another"):
         normalised(mlir.module_to_bytecode(lowered.compiler_ir()))

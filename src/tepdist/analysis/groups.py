@@ -70,6 +70,7 @@ class Group:
         members: Its nodes; the first is the one it grew from.
         inputs: Tensors it reads from other groups.
         outputs: Tensors it defines.
+        pinned: Mesh axes that must cut a certain factor; None for none.
     """
 
     sizes: tuple[int, ...]
@@ -78,6 +79,7 @@ class Group:
     members: tuple[Member, ...]
     inputs: tuple[GroupTensor, ...]
     outputs: tuple[GroupTensor, ...]
+    pinned: tuple[tuple[str, int | None], ...] = ()
 
 
 def build_groups(
@@ -322,6 +324,10 @@ class _Grower:
             members=tuple(group.members),
             inputs=tuple(inputs),
             outputs=tuple(outputs),
+            pinned=tuple(
+                (axis, None if factor is None else group.members[0].factors[factor])
+                for axis, factor in self._nodes[group.root].pinned
+            ),
         )
 
     def _differs(self, view: GroupTensor, tensor: Tensor, member: Member) -> bool:

@@ -13,7 +13,7 @@ factors its tensors share. Three kinds of op make no node:
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from tepdist.program.graph import CONTROL_FLOW, Op, Program, Rule
@@ -45,7 +45,8 @@ class Node:
         inner_trips: How often its outputs but the first come to be per step, if it is
             the slot of a loop; else as `trips`.
         pointwise: Whether each output element depends on the matching elements of
-            the inputs alone.
+            the inputs alone, and any sharding will do.
+        pinned: Mesh axes that the program has placed, each with the factor it must cut.
     """
 
     op: int | None
@@ -57,6 +58,7 @@ class Node:
     trips: int = 1
     inner_trips: int = 1
     pointwise: bool = False
+    pinned: tuple[tuple[str, int | None], ...] = ()
 
 
 # Trips of a loop whose condition tells no count.
@@ -142,9 +144,11 @@ def build_nodes(program: Program, next_values: Mapping[int, int]) -> tuple[Node,
     """
     counts = run_counts(program)
     nodes = []
-    for value in program.arguments:
+    rules = program.argument_rules or (None,) * len(program.arguments)
+    for value, rule in zip(program.arguments, rules, strict=True):
         follows = (next_values[value],) if value in next_values else ()
-        nodes.append(_held(program, (value,), follows, trips=1))
+        held = _held(program, (value,), follows, trips=1)
+        nodes.append(held if rule is None else _placed(held, rule))
     for op in program.ops:
         if op.kind in SLOTTED:
             nodes.extend(_slots(program, op, counts[op.index]))
@@ -183,6 +187,19 @@ def _held(
         trips=trips,
         inner_trips=trips if inner_trips is None else inner_trips,
         pointwise=pointwise,
+    )
+
+
+def _placed(held: Node, rule: Rule) -> Node:
+    """The node as far as the program leaves its place open."""
+    (dims,) = rule.results
+    return replace(
+        held,
+        sizes=rule.sizes,
+        inputs=tuple(replace(tensor, dims=dims) for tensor in held.inputs),
+        outputs=tuple(replace(tensor, dims=dims) for tensor in held.outputs),
+        blocked=rule.blocked,
+        pinned=rule.pinned,
     )
 
 
@@ -237,6 +254,7 @@ def _op_node(program: Program, op: Op, trips: int) -> Node:
         trips=trips,
         inner_trips=trips,
         pointwise=_is_pointwise(rule),
+        pinned=rule.pinned,
     )
 
 
@@ -266,6 +284,8 @@ def _resolved(program: Program, tensors: list[Tensor]) -> Iterator[Tensor]:
 
 
 def _is_pointwise(rule: Rule) -> bool:
+    if rule.pinned:
+        return False
     if any(rule.sizes[factor] > 1 for factor in rule.reduction | rule.blocked):
         return False
     every = (*rule.operands, *rule.results)

@@ -99,15 +99,44 @@ def _batched(program: Program, roles: Roles) -> set[int]:
         program.values[v].shape[dim] for v, found in dims.items() for dim in found
     ]
     smallest = min(extents, default=2)
+    return _follow_all(program, dims, smallest=smallest)
+
+
+def _follow_all(
+    program: Program, dims: dict[int, set[int]], *, smallest: int
+) -> set[int]:
+    """Ops that the batch dims reach; adds those of the values that they reach."""
     batched: set[int] = set()
     for op in program.ops:
         if op.regions:
             _carry(op, dims, batched)
+        elif op.body is not None:
+            _enter(op, dims, batched, smallest=smallest)
         elif op.rule is not None:
             _follow(op, dims, batched, smallest=smallest)
         elif any(dims.get(value) for value in op.operands):
             batched.add(op.index)
     return batched
+
+
+def _enter(
+    op: Op, dims: dict[int, set[int]], batched: set[int], *, smallest: int
+) -> None:
+    """Into a manual computation, whose values have the dims that go in and out."""
+    body = op.body
+    assert body is not None
+    inside = {
+        argument: set(dims[value])
+        for argument, value in zip(body.arguments, op.operands, strict=True)
+        if dims.get(value)
+    }
+    if not inside:
+        return
+    batched.add(op.index)
+    _follow_all(body, inside, smallest=smallest)
+    for value, result in zip(op.results, body.results, strict=True):
+        if inside.get(result):
+            dims[value] = inside[result]
 
 
 def _carry(op: Op, dims: dict[int, set[int]], batched: set[int]) -> None:

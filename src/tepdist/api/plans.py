@@ -5,13 +5,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, Unpack
 
+import jax
+
 from tepdist.cluster.model import Cluster
 from tepdist.compiler import compile_plan
 from tepdist.frontends.call import Call, read_call
 from tepdist.frontends.jax import trace_call
 from tepdist.frontends.step_options import StepOptions, read_step_options
 from tepdist.plans import types
-from tepdist.runtime.devices import ask_for_cpu_devices, resolve_cluster
+from tepdist.runtime.devices import (
+    ask_for_cpu_devices,
+    devices_at_hand,
+    resolve_cluster,
+)
 from tepdist.user_plan import Plan
 
 Tree: TypeAlias = Any
@@ -25,11 +31,13 @@ class Request:
         cluster: Devices and links.
         options: What to ask of the search.
         donate: Whether a state that is replaced may be overwritten.
+        devices: Those of this process that it may run on; none if it runs elsewhere.
     """
 
     cluster: Cluster
     options: types.Options
     donate: bool
+    devices: tuple[jax.Device, ...] = ()
 
 
 def plan_call(fn: Callable[..., Any], fn_call: Call, request: Request) -> Plan:
@@ -42,7 +50,9 @@ def plan_call(fn: Callable[..., Any], fn_call: Call, request: Request) -> Plan:
     # Programs for GPUs and TPUs are traced for whatever JAX runs on here: the same
     # StableHLO, but for custom calls that only their own platform knows.
     platform = "cpu" if request.cluster.device.platform == "cpu" else None
-    traced = trace_call(fn, fn_call, donate=request.donate, platform=platform)
+    traced = trace_call(
+        fn, fn_call, donate=request.donate, platform=platform, devices=request.devices
+    )
     options = replace(
         request.options,
         constraints={**_whole_keys(fn_call), **request.options.constraints},
@@ -86,4 +96,7 @@ def plan(
         # Tracing starts JAX: who plans for virtual devices may run on them next.
         ask_for_cpu_devices(target.num_devices)
     fn_call = read_call(fn, args, {}, options=read.call)
-    return plan_call(fn, fn_call, Request(target, read.plan, donate=read.donate))
+    request = Request(
+        target, read.plan, donate=read.donate, devices=devices_at_hand(target)
+    )
+    return plan_call(fn, fn_call, request)

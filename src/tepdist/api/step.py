@@ -88,6 +88,12 @@ class ParallelStep:
         return compiled(leaves)
 
     def _compile(self, fn_call: Call, options: Options) -> CompiledCall:
-        request = Request(self._cluster, options, donate=self._options.donate)
+        request = Request(
+            self._cluster,
+            options,
+            donate=self._options.donate,
+            devices=tuple(self._devices),
+        )
         plan = plan_call(self._fn, fn_call, request)
-        return CompiledCall(plan, Executable(plan, self._devices))
+        executable = Executable(plan, self._devices, plan.callbacks())
+        return CompiledCall(plan, executable)

@@ -9,13 +9,21 @@ Source:
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from tepdist.analysis.nodes import run_counts
 from tepdist.cluster.model import Device
 from tepdist.cost.pointwise import POINTWISE
-from tepdist.program.graph import DTYPE_BYTES, Op, Program, Value
+from tepdist.program.graph import (
+    COLLECTIVES,
+    CONSTRAINT,
+    DTYPE_BYTES,
+    MANUAL,
+    Op,
+    Program,
+    Value,
+)
 
 Values = Sequence[Value]
 Count = Callable[[Op, Values], float]
@@ -140,10 +148,13 @@ _MATMULS: Mapping[str, Count] = MappingProxyType(
         "sdy.named_computation": sum_flops,
     }
 )
+# Ops whose cost is told elsewhere: by what a manual computation holds, as collectives.
+_NO_WORK = (*COLLECTIVES, MANUAL, CONSTRAINT)
 FLOPS: Mapping[str, Count] = MappingProxyType(
     {
         **dict.fromkeys(POINTWISE, result_flops),
         **_MATMULS,
+        **dict.fromkeys(_NO_WORK, no_flops),
         "stablehlo.batch_norm_grad": operand_flops,
         "stablehlo.batch_norm_inference": operand_flops,
         "stablehlo.batch_norm_training": operand_flops,
@@ -182,6 +193,7 @@ FLOPS: Mapping[str, Count] = MappingProxyType(
 # Ops that do not move all of their operands and results.
 _BYTES: Mapping[str, Count] = MappingProxyType(
     {
+        **dict.fromkeys(_NO_WORK, no_bytes),
         "stablehlo.bitcast_convert": no_bytes,
         "stablehlo.case": no_bytes,
         "stablehlo.constant": no_bytes,
@@ -280,23 +292,32 @@ def model_flops(program: Program) -> float:
 
     Loops multiply; element-wise work is not counted, as is customary for utilization.
     """
-    return sum(
-        count * flops(op, program.values)
-        for op, count in zip(program.ops, run_counts(program), strict=True)
-        if is_matmul(op.kind)
-    )
+    return sum(flops for _, flops in _matmuls(program))
 
 
 def matmul_peak_flops_per_s(program: Program, device: Device) -> float:
     """Data-sheet peak for the dtype that most of a program's products compute in."""
     flops_by_dtype: dict[str, float] = {}
-    for op in program.ops:
-        if is_matmul(op.kind):
-            dtype = compute_dtype(op, program.values)
-            total = flops_by_dtype.get(dtype, 0.0) + flops(op, program.values)
-            flops_by_dtype[dtype] = total
+    for dtype, flops_ in _matmuls(program):
+        flops_by_dtype[dtype] = flops_by_dtype.get(dtype, 0.0) + flops_
     main = max(flops_by_dtype, key=flops_by_dtype.__getitem__, default="f32")
     return matmul_flops_per_s(device, main) / device.matmul_efficiency
+
+
+def _matmuls(program: Program) -> Iterator[tuple[str, float]]:
+    """Dtype and flops per step of each matrix product and convolution.
+
+    Those of a manual computation count on each of its shards.
+    """
+    for op, count in zip(program.ops, run_counts(program), strict=True):
+        if is_matmul(op.kind):
+            dtype = compute_dtype(op, program.values)
+            yield dtype, count * flops(op, program.values)
+        if op.body is not None and op.rule is not None:
+            pins = [factor for _, factor in op.rule.pinned if factor is not None]
+            shards = math.prod(op.rule.sizes[factor] for factor in pins)
+            for dtype, flops_ in _matmuls(op.body):
+                yield dtype, count * shards * flops_
 
 
 def _flops_per_product(dtype: str) -> float:

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding
 
 from tepdist.errors import OptionsError, ProgramError, located
 from tepdist.program.roles import Role
@@ -39,6 +40,8 @@ class Leaf:
         key_impl: Name of the PRNG implementation of typed keys; None for others.
         flat_shape: As the program sees it: key data has one dim more.
         flat_dtype: As the program sees it.
+        typed_sharding: Where it lies, if that is part of its type: on a mesh with
+            explicit axes. The first call decides.
     """
 
     shape: tuple[int, ...]
@@ -47,6 +50,7 @@ class Leaf:
     key_impl: str | None
     flat_shape: tuple[int, ...]
     flat_dtype: np.dtype[Any]
+    typed_sharding: NamedSharding | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(str(extent) for extent in self.shape)}]"
@@ -58,7 +62,7 @@ class Leaf:
     def struct(self, *, weak: bool) -> jax.ShapeDtypeStruct:
         """The abstract array."""
         return jax.ShapeDtypeStruct(  # type: ignore[no-untyped-call]
-            self.shape, self.dtype, weak_type=weak
+            self.shape, self.dtype, weak_type=weak, sharding=self.typed_sharding
         )
 
 
@@ -250,6 +254,7 @@ def read_leaf(value: object, name: str) -> Leaf:
     Raises:
         ProgramError: if it is none of these.
     """
+    sharding = _typed_sharding(value)
     if not isinstance(value, jax.ShapeDtypeStruct):
         try:
             value = jax.typeof(value)
@@ -263,9 +268,19 @@ def read_leaf(value: object, name: str) -> Leaf:
     weak = bool(getattr(value, "weak_type", False))
     if not jnp.issubdtype(dtype, jax.dtypes.prng_key):
         flat_dtype = np.dtype(jax.dtypes.canonicalize_dtype(dtype))
-        return Leaf(shape, flat_dtype, weak, None, shape, flat_dtype)
+        return Leaf(shape, flat_dtype, weak, None, shape, flat_dtype, sharding)
     impl, flat_shape = _key_form(shape, dtype)
     return Leaf(shape, dtype, weak, impl, flat_shape, np.dtype(np.uint32))
+
+
+def _typed_sharding(value: object) -> NamedSharding | None:
+    sharding = getattr(value, "sharding", None)
+    if not isinstance(sharding, NamedSharding):
+        return None
+    if not isinstance(sharding.mesh, jax.sharding.Mesh):
+        return None
+    is_typed = AxisType.Explicit in sharding.mesh.axis_types
+    return sharding if is_typed else None
 
 
 def key_data(value: Any, leaf: Leaf) -> Any:

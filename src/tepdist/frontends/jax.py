@@ -13,11 +13,12 @@ import inspect
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tepdist.errors import ProgramError, located
 from tepdist.frontends.call import (
@@ -33,9 +34,14 @@ from tepdist.frontends.call import (
     read_leaf,
     wrap_key,
 )
+from tepdist.frontends.partitioned import calls_partitioned, on_devices
+from tepdist.lowering.planned import Callbacks
+from tepdist.program import module as modules
 from tepdist.program.graph import Program
+from tepdist.program.partitioned import number_calls
 from tepdist.program.reader import name_arguments, read_program
 from tepdist.program.roles import ArgumentRole, ResultRole, Role, Roles
+from tepdist.sharding import Mesh
 
 # What JAX raises where Python needs the value of a traced argument, and what
 # `jax.jit` says of such an argument where it wants a static one.
@@ -63,6 +69,9 @@ class Traced:
         results: What comes out, in the program's order.
         key_results: Which of these are typed keys.
         platform: What it was lowered for; None for JAX's default.
+        devices: Those it was traced for, if some function in it is partitioned by its
+            author; else none.
+        lower_on: Traces and lowers it again, on a mesh of them.
     """
 
     name: str
@@ -73,6 +82,24 @@ class Traced:
     results: tuple[Leaf, ...]
     key_results: tuple[int, ...]
     platform: str | None
+    devices: tuple[jax.Device, ...] = ()
+    lower_on: Callable[[jax.sharding.Mesh], jax.stages.Lowered] | None = field(
+        default=None, repr=False, compare=False
+    )
+
+    def callbacks(self, mesh: Mesh) -> Callbacks | None:
+        """What partitions the calls in the program that their authors partition.
+
+        Args:
+            mesh: That the program is planned on.
+        """
+        if self.lower_on is None:
+            return None
+        devices = np.array(self.devices).reshape(mesh.shape)
+        lowered = self.lower_on(jax.sharding.Mesh(devices, mesh.names))
+        with modules.new_context():
+            keys = number_calls(modules.parse(_bytecode(lowered)))
+        return Callbacks(keys, alive=lowered)
 
     def read(self) -> Program:
         """The normalised program, its arguments named as in `roles`.
@@ -148,8 +175,17 @@ def trace_call(
     name: str | None = None,
     donate: bool = True,
     platform: str | None = None,
+    devices: Sequence[jax.Device] = (),
 ) -> Traced:
     """Traces a call that was read before.
+
+    Args:
+        fn: A pure JAX function.
+        call: Its arguments.
+        name: Of the program; the function's if None.
+        donate: Whether a state that is replaced may be overwritten.
+        platform: To lower for; JAX's default if None.
+        devices: Those of this process that it will run on; none if it runs elsewhere.
 
     Raises:
         ProgramError: if the function has side effects, or needs the value of an
@@ -157,13 +193,24 @@ def trace_call(
     """
     program_name = name or function_name(fn)
     args, kwargs = call.structs()
-    jitted = jax.jit(_with_statics(fn, call, program_name), keep_unused=True)
+    filled = _with_statics(fn, call, program_name)
+    platforms = None if platform is None else (platform,)
     with located(_defined_at(fn) or program_name):
         with _values_refused(program_name):
-            traced = jitted.trace(*args, **kwargs)
+            traced = jax.jit(filled, keep_unused=True).trace(*args, **kwargs)
         _refuse_effects(traced.jaxpr.effects, program_name)
-    platforms = None if platform is None else (platform,)
     lowered = traced.lower(lowering_platforms=platforms)
+
+    def lower_on(mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
+        placed = jax.jit(on_devices(filled, mesh), keep_unused=True)
+        again: jax.stages.Lowered = placed.trace(*args, **kwargs).lower(
+            lowering_platforms=platforms
+        )
+        return again
+
+    is_partitioned = len(devices) > 1 and calls_partitioned(traced.jaxpr.jaxpr)
+    if is_partitioned:
+        lowered = lower_on(jax.sharding.Mesh(np.array(devices), ("devices",)))
     paths, result_tree = jax.tree_util.tree_flatten_with_path(traced.out_info)
     results = tuple(read_leaf(value, path_text(path)) for path, value in paths)
     replaced = _replaced(call, traced.out_info, results)
@@ -181,6 +228,8 @@ def trace_call(
             index for index, leaf in enumerate(results) if leaf.key_impl is not None
         ),
         platform=platform,
+        devices=tuple(devices) if is_partitioned else (),
+        lower_on=lower_on if is_partitioned else None,
     )
 
 

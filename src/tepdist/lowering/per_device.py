@@ -10,11 +10,11 @@ over sharded dims too: its devices add their products up before they reduce the 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import sdy, stablehlo
 
-from tepdist.program.graph import Rule
+from tepdist.program.collectives import CHANNEL, device_groups
+from tepdist.program.graph import CUSTOM_CALL, Rule
 from tepdist.program.module import AnyValue
 from tepdist.program.sums import (
     CONSTANT,
@@ -28,7 +28,6 @@ from tepdist.sharding import Mesh, Sharding
 
 # XLA:CPU chooses layouts for it that it then refuses to run (jaxlib 0.10.2, 0.12.0.1).
 TRANSFORM = "stablehlo.fft"
-_CHANNEL = "#stablehlo.channel_handle<handle = 1, type = 1>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,7 @@ def _row_major(value: AnyValue) -> AnyValue:
     order = list(reversed(range(type_.rank)))
     layouts = ir.Attribute.parse(f"[dense<{order}> : tensor<{type_.rank}xindex>]")
     pinned = ir.Operation.create(
-        "stablehlo.custom_call",
+        CUSTOM_CALL,
         results=[type_],
         operands=[value],
         attributes={
@@ -219,8 +218,8 @@ def _all_reduce(value: AnyValue, axes: Sequence[str], mesh: Mesh) -> AnyValue:
     op = stablehlo.AllReduceOp(
         [value.type],
         [value],
-        _groups(axes, mesh),
-        channel_handle=ir.Attribute.parse(_CHANNEL),
+        device_groups(axes, mesh),
+        channel_handle=ir.Attribute.parse(CHANNEL),
         use_global_device_ids=True,
     )
     _add_body(op, value)
@@ -236,23 +235,13 @@ def _reduce_scatter(value: AnyValue, axis: str, dim: int, *, mesh: Mesh) -> AnyV
         ir.RankedTensorType.get(shape, whole.element_type),
         value,
         dim,
-        _groups([axis], mesh),
-        channel_handle=ir.Attribute.parse(_CHANNEL),
+        device_groups([axis], mesh),
+        channel_handle=ir.Attribute.parse(CHANNEL),
         use_global_device_ids=True,
     )
     _add_body(op, value)
     made: AnyValue = op.results[0]
     return made
-
-
-def _groups(axes: Sequence[str], mesh: Mesh) -> ir.Attribute:
-    """Devices that reduce together, in the order of the axes."""
-    at = [mesh.names.index(axis) for axis in axes]
-    ids = np.arange(mesh.num_devices, dtype=np.int64).reshape(mesh.shape)
-    grouped = np.moveaxis(ids, at, range(-len(at), 0))
-    rows = np.ascontiguousarray(grouped.reshape(-1, mesh.size_of(axes)))
-    groups: ir.Attribute = ir.DenseElementsAttr.get(rows.data)
-    return groups
 
 
 def _add_body(op: ir.OpView, value: AnyValue) -> None:

@@ -6,7 +6,7 @@ is lowering, so dispatch, donation and placement are JAX's own.
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -20,9 +20,23 @@ from tepdist.lowering.spmd import annotate
 from tepdist.plans.types import Stage
 from tepdist.program.graph import Program
 from tepdist.program.module import parse
+from tepdist.program.partitioned import fill_calls
 from tepdist.program.sums import inline_sums
 
 _NAME = "planned"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Callbacks:
+    """What partitions the calls in a program that their authors partition.
+
+    Attributes:
+        keys: By which JAX finds it, in the order of the calls.
+        alive: What keeps it in this process.
+    """
+
+    keys: tuple[str, ...]
+    alive: object = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -33,11 +47,13 @@ class PlannedProgram:
         program: What runs.
         stage: Its shardings; None leaves them to the compiler.
         results: Shape and dtype of each result.
+        callbacks: Of this process; None for a program that has no use for them.
     """
 
     program: Program
     stage: Stage | None
     results: tuple[jax.ShapeDtypeStruct, ...]
+    callbacks: Callbacks | None = None
 
 
 def call(planned: PlannedProgram, arguments: Sequence[jax.Array]) -> list[jax.Array]:
@@ -80,6 +96,7 @@ def _lower(
             inline_sums(module)
     else:
         module = annotate(planned.program, planned.stage, host.context)
+    fill_calls(module, planned.callbacks.keys if planned.callbacks else ())
     (main,) = (op for op in module.body.operations if isinstance(op, func.FuncOp))
     results = ir.FunctionType(main.function_type.value).results
     name = mlir.merge_mlir_modules(

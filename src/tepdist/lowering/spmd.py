@@ -16,13 +16,12 @@ from tepdist.cost.axis_parts import AxisPart, PartSharding
 from tepdist.cost.resharding import resharding_path
 from tepdist.lowering.per_device import Placed, run_per_device
 from tepdist.plans.types import Stage
-from tepdist.program.graph import CONTROL_FLOW, TOKEN, Op, Program
+from tepdist.program.graph import CONSTRAINT, CONTROL_FLOW, TOKEN, Op, Program
 from tepdist.program.module import parse
+from tepdist.program.stated import MESH_NAME, SHARDING, mesh_attribute
 from tepdist.sharding import Mesh, Sharding
 
 Value = ir.Value[Any]
-MESH_NAME = "mesh"
-SHARDING = "sdy.sharding"
 
 
 def annotate(program: Program, stage: Stage, context: ir.Context) -> ir.Module:
@@ -95,6 +94,8 @@ class _Annotator:
         self._drop_unused(operations)
 
     def _state_mesh(self, module: ir.Module) -> None:
+        if self._program.mesh is not None:
+            return  # the module has it
         with ir.InsertionPoint.at_block_begin(module.body):
             sdy.MeshOp(MESH_NAME, mesh_attribute(self._stage.mesh))
 
@@ -238,6 +239,9 @@ class _Annotator:
         Shardy takes for the value's own sharding.
         """
         op = self._program.ops[index]
+        if op.kind == CONSTRAINT:
+            stated = self._attribute(self._stage.values[op.results[0]])
+            operation.attributes["sharding"] = stated
         after = ir.InsertionPoint.after(operation)
         for value, result in zip(op.results, operation.results, strict=True):
             self._state_value(value, result, after)
@@ -300,13 +304,6 @@ def _operation(value: Value) -> ir.Operation:
     owner = value.owner
     assert not isinstance(owner, ir.Block)
     return owner.operation
-
-
-def mesh_attribute(mesh: Mesh) -> ir.Attribute:
-    """``#sdy.mesh<["x"=2, "y"=4]>`` in the current context."""
-    return sdy.MeshAttr.get(
-        [sdy.MeshAxisAttr.get(name, size) for name, size in mesh.axes]
-    )
 
 
 def sharding_attribute(sharding: Sharding) -> ir.Attribute:

@@ -1,18 +1,31 @@
 """Reads a normalised module into the frozen graph of `Program`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jaxlib.mlir import ir
 
 from tepdist.errors import ProgramError
 from tepdist.program import module as modules
-from tepdist.program.graph import CONTROL_FLOW, TOKEN, Op, Program, Region, Rule, Value
+from tepdist.program.collectives import collective_axes
+from tepdist.program.graph import (
+    COLLECTIVES,
+    CONTROL_FLOW,
+    MANUAL,
+    TOKEN,
+    Op,
+    Program,
+    Region,
+    Rule,
+    Value,
+)
 from tepdist.program.loops import count_trips
 from tepdist.program.module import AnyValue
 from tepdist.program.normalise import main_function, name_stack
-from tepdist.program.portable_rules import RULE_ATTRIBUTE
-from tepdist.program.rules import own_rule, stated_rule
+from tepdist.program.pins import PINNED, held_rule, pinned_rule
+from tepdist.program.rules import RULE_ATTRIBUTE, own_rule, stated_rule
 from tepdist.program.signature import Signatures
+from tepdist.program.stated import argument_shardings, read_meshes
+from tepdist.sharding import Mesh
 
 ADD_RULES = "func.func(sdy-populate-op-sharding-rules)"
 
@@ -29,26 +42,42 @@ def extract(bytecode: bytes, name: str) -> Program:
         name: Of the program, for people.
 
     Raises:
-        ProgramError: if a value is no tensor.
+        ProgramError: if a value is no tensor, or its sharding is stated over axes that
+            do not divide it.
     """
     with modules.new_context():
         module = modules.parse(bytecode)
         modules.run_passes(module, ADD_RULES)
-        block = main_function(module).body.blocks[0]
-        builder = _Builder()
-        arguments = tuple(
-            builder.add_value(argument, f"arg{i}", None)
-            for i, argument in enumerate(block.arguments)
-        )
-        results = builder.add_block(block, None)
+        main = main_function(module)
+        meshes = read_meshes(module)
+        mesh = next(iter(meshes.values()), None)
+        program = _read_block(main.body.blocks[0], mesh, name)
+        stated = [
+            None if each is None else held_rule(program.values[value].shape, each)
+            for value, each in zip(
+                program.arguments, argument_shardings(main, meshes), strict=False
+            )
+        ]
+    return replace(program, module=bytecode, argument_rules=tuple(stated))
+
+
+def _read_block(block: ir.Block, mesh: Mesh | None, name: str) -> Program:
+    """The graph of a block that reads nothing from outside."""
+    builder = _Builder(mesh)
+    arguments = tuple(
+        builder.add_value(argument, f"arg{i}", None)
+        for i, argument in enumerate(block.arguments)
+    )
+    results = builder.add_block(block, None)
     return Program(
         name=name,
-        module=bytecode,
+        module=b"",
         jaxlib_version=modules.jaxlib_version(),
         ops=tuple(builder.ops[i] for i in range(len(builder.ops))),
         values=tuple(builder.values),
         arguments=arguments,
         results=results,
+        mesh=mesh,
     )
 
 
@@ -56,6 +85,7 @@ def extract(bytecode: bytes, name: str) -> Program:
 class _Builder:
     """What has been read so far; thrown away once the graph is complete."""
 
+    mesh: Mesh | None
     ops: dict[int, Op] = field(default_factory=dict)
     values: list[Value] = field(default_factory=list)
     indices: dict[AnyValue, int] = field(default_factory=dict)
@@ -101,7 +131,16 @@ class _Builder:
             parent=parent,
             regions=self._add_regions(op, label, index) if kind in CONTROL_FLOW else (),
             trips=count_trips(op) if kind == "stablehlo.while" else None,
+            body=self._body(op, label) if kind == MANUAL else None,
+            axes=self._axes(op) if kind in COLLECTIVES else (),
         )
+
+    def _body(self, op: ir.Operation, label: str) -> Program:
+        (block,) = op.regions[0].blocks
+        return _read_block(block, self.mesh, label)
+
+    def _axes(self, op: ir.Operation) -> tuple[str, ...]:
+        return () if self.mesh is None else collective_axes(op, self.mesh)
 
     def _add_regions(
         self, op: ir.Operation, label: str, index: int
@@ -128,11 +167,18 @@ class _Builder:
         """The op's rule; ops of one signature share it."""
         if signature not in self.rules:
             shapes = [self.values[value].shape for value in values]
-            num_operands = len(op.operands)
-            self.rules[signature] = stated_rule(op, shapes) or own_rule(
-                op.name, shapes[:num_operands], shapes[num_operands:]
-            )
+            self.rules[signature] = self._find_rule(op, shapes)
         return self.rules[signature]
+
+    def _find_rule(
+        self, op: ir.Operation, shapes: list[tuple[int, ...]]
+    ) -> Rule | None:
+        if op.name in PINNED and self.mesh is not None:
+            return pinned_rule(op, self.mesh)
+        count = len(op.operands)
+        return stated_rule(op, shapes) or own_rule(
+            op.name, shapes[:count], shapes[count:]
+        )
 
     def _type(self, type_: ir.Type, name: str) -> Type:
         if type_ not in self.types:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from tepdist.sharding import Mesh
+
 DTYPE_BYTES: Mapping[str, float] = MappingProxyType(
     {
         **dict.fromkeys(("i1", "i8", "ui8"), 1),
@@ -25,6 +27,20 @@ DTYPE_BYTES: Mapping[str, float] = MappingProxyType(
 TOKEN = "token"
 # Ops whose regions hold ops that are planned like any other.
 CONTROL_FLOW = frozenset({"stablehlo.while", "stablehlo.case", "stablehlo.if"})
+# Collectives that a program states itself, and what a plan calls them.
+COLLECTIVES: Mapping[str, str] = MappingProxyType(
+    {
+        "stablehlo.all_gather": "all_gather",
+        "stablehlo.all_reduce": "all_reduce",
+        "stablehlo.all_to_all": "all_to_all",
+        "stablehlo.collective_broadcast": "collective_permute",
+        "stablehlo.collective_permute": "collective_permute",
+        "stablehlo.reduce_scatter": "reduce_scatter",
+    }
+)
+CONSTRAINT = "sdy.sharding_constraint"
+CUSTOM_CALL = "stablehlo.custom_call"
+MANUAL = "sdy.manual_computation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +91,8 @@ class Rule:
             permutation factors, for which XLA would move data inside the op.
         per_device: Whether a sharded op is to be run by each device on its shards,
             because XLA would gather its operands.
+        pinned: Mesh axes that the program has placed itself, each with the factor that
+            it must cut; None for none.
     """
 
     sizes: tuple[int, ...]
@@ -83,6 +101,7 @@ class Rule:
     reduction: frozenset[int] = frozenset()
     blocked: frozenset[int] = frozenset()
     per_device: bool = False
+    pinned: tuple[tuple[str, int | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +135,9 @@ class Op:
         regions: Planned regions; empty for all but while, case and if. The bodies of
             reduce, scatter, sort... are part of the op.
         trips: For a while the number of iterations if it can be told; else None.
+        body: What each device runs on its shards, if the op is a manual computation: a
+            program of local shapes, without bytes of its own.
+        axes: Mesh axes that a collective in such a body runs over.
     """
 
     index: int
@@ -128,6 +150,8 @@ class Op:
     parent: int | None = None
     regions: tuple[Region, ...] = ()
     trips: int | None = None
+    body: "Program | None" = None
+    axes: tuple[str, ...] = ()
 
     @property
     def result_regions(self) -> tuple[Region, ...]:
@@ -148,6 +172,9 @@ class Program:
         values: Arguments first.
         arguments: Value indices of main's arguments.
         results: Value indices of main's results.
+        mesh: What the program's own shardings are on; None if it states none.
+        argument_rules: For each argument how it may lie if the program says so itself,
+            else None; empty if it says so of none.
     """
 
     name: str
@@ -157,3 +184,5 @@ class Program:
     values: tuple[Value, ...] = field(repr=False)
     arguments: tuple[int, ...] = field(repr=False)
     results: tuple[int, ...] = field(repr=False)
+    mesh: Mesh | None = None
+    argument_rules: tuple[Rule | None, ...] = field(default=(), repr=False)

@@ -1,5 +1,6 @@
 """Inlines every call: MLIR's own ``inline`` pass runs here but inlines nothing."""
 
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from graphlib import CycleError, TopologicalSorter
 
@@ -29,14 +30,14 @@ def inline_calls(module: ir.Module) -> None:
         _recompose(composite)
     calls = {name: find_ops(op, CALLEE.keys()) for name, op in functions.items()}
     graph = {name: {_callee(call) for call in ops} for name, ops in calls.items()}
-    for name in _callees_first(graph):
+    for name in callees_first(graph):
         for call in calls[name]:
             copy = functions[_callee(call)].operation.clone()
             splice(_body(copy), call)
 
 
 def find_ops(
-    root: ir.Module | ir.OpView, kinds: AbstractSet[str]
+    root: ir.Module | ir.OpView | ir.Operation, kinds: AbstractSet[str]
 ) -> list[ir.Operation]:
     """All ops of these kinds at or below `root`, outer before inner."""
     found: list[ir.Operation] = []
@@ -66,7 +67,12 @@ def splice(block: ir.Block, call: ir.Operation) -> None:
     call.erase()
 
 
-def _callees_first(graph: dict[str, set[str]]) -> list[str]:
+def callees_first(graph: Mapping[str, AbstractSet[str]]) -> list[str]:
+    """Functions in an order in which each stands after those that it calls.
+
+    Raises:
+        ProgramError: if one calls itself, at once or through others.
+    """
     try:
         return list(TopologicalSorter(graph).static_order())
     except CycleError as error:

@@ -18,7 +18,6 @@ from jaxlib.mlir.dialects import chlo, mhlo, mpmd, sdy, stablehlo
 from jaxlib.mlir.passmanager import PassManager
 
 from tepdist.errors import ProgramError
-from tepdist.program.portable_rules import rules_from_text, rules_to_text
 
 BYTECODE_MAGIC = b"ML\xefR"
 PORTABLE_PRODUCER = b"StableHLO_v"
@@ -145,17 +144,11 @@ def read_portable(data: bytes) -> ir.Module:
             hint=f"this jaxlib reads StableHLO {minimum_version()} to "
             f"{current_version()}; export the program for one of them",
         ) from None
-    try:
-        rules_from_text(module)
-    except ir.MLIRError as error:
-        raise mlir_error("a custom call's sharding rule is none", error) from None
     return module
 
 
 def write_portable(module: ir.Module, version: str) -> bytes:
     """The module as a StableHLO portable artifact of that version, e.g. ``1.13.7``.
-
-    Custom calls of the module get their sharding rules as text, too.
 
     Raises:
         ProgramError: if that version is unknown or cannot say what the program does.
@@ -166,7 +159,6 @@ def write_portable(module: ir.Module, version: str) -> bytes:
             f"StableHLO {version} is unknown here",
             hint=f"choose a version from {minimum_version()} to {current_version()}",
         )
-    rules_to_text(module)
     try:
         return bytes(_jax.mlir.serialize_portable_artifact(module, version))
     except (_jax.JaxRuntimeError, ValueError) as error:

@@ -6,7 +6,8 @@ are one op, as are matrix products that are added; each op's location is its nam
 stack and nothing else, so that moving a source file changes no fingerprint.
 Normalising twice changes nothing, to the byte.
 
-The shardings that a program states for itself are dropped: the search decides.
+Of the shardings that a program states for itself those stay that constrain the
+search, in one form; the rest is the search's to decide.
 """
 
 from typing import cast
@@ -17,14 +18,15 @@ from jaxlib.mlir.dialects import func
 from tepdist.errors import ProgramError
 from tepdist.program import module as modules
 from tepdist.program.empty import fold_empty
+from tepdist.program.graph import CONSTRAINT, CUSTOM_CALL
 from tepdist.program.inline import find_ops, inline_calls, splice
+from tepdist.program.stated import drop_unused_mesh, settle_shardings
 from tepdist.program.sums import inline_sums, outline_sums
 from tepdist.program.top_k import expand_top_k
 
 FOLDING = "canonicalize,cse,canonicalize,symbol-dce"
-SHARDING_OPS = frozenset(
-    {"sdy.sharding_constraint", "sdy.reshard", "sdy.propagation_barrier"}
-)
+RESHARD = "sdy.reshard"
+HINTS = frozenset({"sdy.propagation_barrier", "sdy.sharding_group"})
 SHARDING_TARGETS = frozenset({"Sharding"})
 PARTITIONED_TARGETS = frozenset({"SPMDFullToShardShape", "SPMDShardToFullShape"})
 SHARDING_ATTRIBUTES = (
@@ -40,8 +42,8 @@ def normalise(module: ir.Module) -> None:
 
     Raises:
         ProgramError: if it has no public ``main`` or more than one public function,
-            calls itself, has a dynamic shape, or was already partitioned for several
-            devices.
+            calls itself, has a dynamic shape, was already partitioned for several
+            devices, or states shardings that cannot be planned.
     """
     main = main_function(module)
     modules.run_passes(module, "symbol-dce")
@@ -50,9 +52,11 @@ def normalise(module: ir.Module) -> None:
     expand_top_k(main)
     fold_empty(main)
     inline_sums(main)
-    _drop_shardings(main)
+    _drop_hints(main)
+    settle_shardings(module, main)
     _drop_attributes(module, main)
     modules.run_passes(module, FOLDING)
+    drop_unused_mesh(module, main)
     outline_sums(main)
     _order_constants(main)
     _simplify_locations(module)
@@ -122,30 +126,41 @@ def _is_dynamic(type_: ir.Type) -> bool:
     return isinstance(type_, ir.ShapedType) and not type_.has_static_shape
 
 
-def _drop_shardings(main: func.FuncOp) -> None:
-    kinds = SHARDING_OPS | {"stablehlo.custom_call"}
-    kinds |= {"sdy.sharding_group", "sdy.named_computation", "sdy.manual_computation"}
+def _drop_hints(main: func.FuncOp) -> None:
+    """Leaves of the ops about shardings constraints and manual computations."""
+    kinds = HINTS | {RESHARD, "sdy.named_computation", CUSTOM_CALL}
     for op in find_ops(main, kinds):
         target = _target(op)
-        if op.name == "sdy.manual_computation" or target in PARTITIONED_TARGETS:
+        if target in PARTITIONED_TARGETS:
             raise ProgramError(
-                f"the program is already partitioned: it has a {target or op.name}",
-                hint="give the program for one device, without shard_map",
+                f"the program is already partitioned: it has a {target}",
+                hint="give the program for one device, or lower it with Shardy",
             )
         if op.name == "sdy.named_computation":
             splice(op.regions[0].blocks[0], op)
-        elif op.name == "sdy.sharding_group":
+        elif op.name == RESHARD:
+            _constrain(op)
+        elif op.name in HINTS or target in SHARDING_TARGETS:
+            for result in op.results:
+                result.replace_all_uses_with(op.operands[0])
             op.erase()
-        elif op.name in SHARDING_OPS or target in SHARDING_TARGETS:
-            op.result.replace_all_uses_with(op.operands[0])
-            op.erase()
+
+
+def _constrain(reshard: ir.Operation) -> None:
+    with reshard.location:
+        made = ir.Operation.create(
+            CONSTRAINT,
+            results=[reshard.results[0].type],
+            operands=[reshard.operands[0]],
+            attributes={"sharding": reshard.attributes["sharding"]},
+            ip=ir.InsertionPoint(reshard),
+        )
+    reshard.results[0].replace_all_uses_with(made.results[0])
+    reshard.erase()
 
 
 def _drop_attributes(module: ir.Module, main: func.FuncOp) -> None:
-    for op in list(module.body.operations):
-        if op.operation.name == "sdy.mesh":
-            op.operation.erase()
-    keep = {"sym_name", "sym_visibility", "function_type"}
+    keep = {"sym_name", "sym_visibility", "function_type", "arg_attrs"}
     for owner in (module.operation, main.operation):
         for name in list(owner.attributes):
             if name not in keep:
@@ -232,6 +247,6 @@ def name_stack(location: ir.Location) -> str:
 
 
 def _target(op: ir.Operation) -> str:
-    if op.name != "stablehlo.custom_call":
+    if op.name != CUSTOM_CALL:
         return ""
     return str(ir.StringAttr(op.attributes["call_target_name"]).value)

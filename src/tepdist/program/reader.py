@@ -17,12 +17,14 @@ from tepdist.errors import ProgramError
 from tepdist.program import module as modules
 from tepdist.program.aliases import Aliases, read_aliases
 from tepdist.program.extract import extract
-from tepdist.program.graph import Program
+from tepdist.program.graph import CUSTOM_CALL, Program
 from tepdist.program.infer import infer_roles
 from tepdist.program.inline import find_ops
 from tepdist.program.isolated import Prepared, prepare_isolated
 from tepdist.program.normalise import normalise
+from tepdist.program.partitioned import number_calls
 from tepdist.program.roles import Roles
+from tepdist.program.round_trip import import_shardy
 
 GZIP_MAGIC = b"\x1f\x8b"
 PROTO_FIELD_1 = b"\n"
@@ -69,7 +71,9 @@ def prepare(data: bytes) -> Prepared:
     """
     with modules.new_context():
         module = read_module(data)
+        import_shardy(module)
         aliases = read_aliases(module)
+        number_calls(module)
         normalise(module)
         _refuse_callbacks(module)
         return Prepared(modules.canonical_bytecode(module), aliases)
@@ -140,7 +144,7 @@ def _refuse_callbacks(module: ir.Module) -> None:
 
 
 def _targets(module: ir.Module) -> frozenset[str]:
-    calls = find_ops(module, {"stablehlo.custom_call"})
+    calls = find_ops(module, {CUSTOM_CALL})
     return frozenset(
         ir.StringAttr(call.attributes["call_target_name"]).value for call in calls
     )

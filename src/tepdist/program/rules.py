@@ -10,11 +10,11 @@ from typing import TypeAlias
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import sdy, stablehlo
 
-from tepdist.program.graph import Rule
-from tepdist.program.portable_rules import CUSTOM_CALL, RULE_ATTRIBUTE
+from tepdist.program.graph import CUSTOM_CALL, Rule
 from tepdist.program.signature import single_op
 from tepdist.program.sums import is_sum, sum_rule
 
+RULE_ATTRIBUTE = "sdy.sharding_rule"
 ALL_REDUCED = frozenset(
     f"stablehlo.{name}" for name in ("add", "multiply", "minimum", "maximum")
 )

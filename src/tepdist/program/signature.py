@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from jaxlib.mlir import ir
 
+from tepdist.program.graph import CUSTOM_CALL
 from tepdist.program.module import AnyValue
-from tepdist.program.portable_rules import CUSTOM_CALL
 
 SIGNATURE_CHARS = 16
 Key = tuple[object, ...]

@@ -19,7 +19,7 @@ import numpy as np
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import sdy, stablehlo
 
-from tepdist.program.graph import Rule
+from tepdist.program.graph import MANUAL, Rule
 from tepdist.program.inline import find_ops, splice
 from tepdist.program.module import AnyValue
 from tepdist.program.signature import single_op
@@ -60,10 +60,15 @@ class _Product:
 
 
 def outline_sums(root: ir.OpView) -> None:
-    """Outlines every sum of products below `root`, in place."""
-    taken: set[AnyValue] = set()
+    """Outlines every sum of products below `root`, in place.
+
+    Manual computations keep theirs: what each device does in them is settled.
+    """
+    found = find_ops(root, {ADD, MANUAL})
+    regions = [op for op in found if op.name == MANUAL]
+    taken = {add.results[0] for each in regions for add in find_ops(each, {ADD})}
     sums: list[list[ir.Operation]] = []
-    for add in reversed(find_ops(root, {ADD})):
+    for add in reversed([op for op in found if op.name == ADD]):
         # Those of scalars stand in the bodies of reductions.
         if add.results[0] not in taken and _shape(add.results[0]):
             sums.append(list(_adds(add)))

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from tepdist.errors import ProgramError
 from tepdist.lowering.dtypes import BELOW_A_BYTE, result_structs, struct_of
-from tepdist.lowering.planned import PlannedProgram, call
+from tepdist.lowering.planned import Callbacks, PlannedProgram, call
 from tepdist.plans.types import Stage
 from tepdist.program.graph import Program
 from tepdist.program.module import short
@@ -30,6 +30,7 @@ class CompiledProgram:
         argument_shardings: Sequence[jax.sharding.Sharding],
         result_shardings: Sequence[jax.sharding.Sharding],
         donated: Sequence[int] = (),
+        callbacks: Callbacks | None = None,
     ) -> None:
         """Compiles a program.
 
@@ -39,6 +40,7 @@ class CompiledProgram:
             argument_shardings: Of each argument.
             result_shardings: Of each result.
             donated: Positions of arguments whose buffers results may take.
+            callbacks: Of functions that their authors partition.
 
         Raises:
             ProgramError: if the devices' compiler refuses the program, or ends the
@@ -53,7 +55,7 @@ class CompiledProgram:
                 program.arguments, self.argument_shardings, strict=True
             )
         ]
-        planned = PlannedProgram(program, stage, result_structs(program))
+        planned = PlannedProgram(program, stage, result_structs(program), callbacks)
         jitted = jax.jit(
             lambda *arguments: call(planned, arguments),
             in_shardings=self.argument_shardings,

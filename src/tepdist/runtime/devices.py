@@ -86,6 +86,14 @@ def devices_for(cluster: Cluster) -> list[jax.Device]:
     return devices[:needed]
 
 
+def devices_at_hand(cluster: Cluster) -> tuple[jax.Device, ...]:
+    """This process's devices if a cluster's plan can run on them, else none."""
+    try:
+        return tuple(devices_for(cluster))
+    except ClusterError:
+        return ()
+
+
 def ask_for_cpu_devices(count: int) -> None:
     """Makes virtual CPU devices, if JAX has not started and nobody asked for more."""
     if getattr(jax.config, "jax_num_cpu_devices", 0) >= count:

@@ -7,6 +7,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tepdist.errors import ClusterError
+from tepdist.lowering.planned import Callbacks
 from tepdist.plans.types import Plan, Stage
 from tepdist.runtime.compiled import CompiledProgram
 from tepdist.sharding import Sharding
@@ -22,12 +23,18 @@ class Executable(CompiledProgram):
     argument_shardings: tuple[NamedSharding, ...]
     result_shardings: tuple[NamedSharding, ...]
 
-    def __init__(self, plan: Plan, devices: Sequence[jax.Device] | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        devices: Sequence[jax.Device] | None = None,
+        callbacks: Callbacks | None = None,
+    ) -> None:
         """Compiles the plan.
 
         Args:
             plan: Of one stage.
             devices: Of the plan's cluster, in order; None for `jax.devices()`.
+            callbacks: Of functions in the program that their authors partition.
 
         Raises:
             ClusterError: if there are fewer devices than the plan needs.
@@ -47,6 +54,7 @@ class Executable(CompiledProgram):
             donated=[
                 index for index, role in enumerate(plan.roles.arguments) if role.donated
             ],
+            callbacks=callbacks,
         )
 
 

@@ -1,11 +1,15 @@
 """Candidate meshes: how the devices may be arranged."""
 
-from tepdist.errors import OptionsError
-from tepdist.sharding import Mesh
+from tepdist.errors import OptionsError, ProgramError
+from tepdist.sharding import AXIS_NAMES, Mesh
 
 
-def candidate_meshes(num_devices: int, forced: Mesh | None) -> tuple[Mesh, ...]:
+def candidate_meshes(
+    num_devices: int, forced: Mesh | None, stated: Mesh | None = None
+) -> tuple[Mesh, ...]:
     """Every factorisation of the device count into one and two ordered axes.
+
+    Or the one mesh that the user forces, or that the program's own shardings are on.
 
     The last axis runs over neighbouring devices, so that ordered factors cover every
     way of placing the axes on the cluster's link levels.
@@ -14,8 +18,13 @@ def candidate_meshes(num_devices: int, forced: Mesh | None) -> tuple[Mesh, ...]:
     ['x=6', 'x=2,y=3', 'x=3,y=2']
 
     Raises:
-        OptionsError: if a forced mesh is not of that many devices.
+        OptionsError: if a forced mesh is not of that many devices, or not the
+            program's.
+        ProgramError: if the program's own mesh is not of that many devices.
     """
+    if stated is not None:
+        _check_stated(num_devices, forced, stated)
+        return (stated,)
     if forced is not None:
         if forced.num_devices != num_devices:
             raise OptionsError(
@@ -30,3 +39,20 @@ def candidate_meshes(num_devices: int, forced: Mesh | None) -> tuple[Mesh, ...]:
         if num_devices % first == 0
     ]
     return (Mesh.of_shape((num_devices,)), *(Mesh.of_shape(pair) for pair in pairs))
+
+
+def _check_stated(num_devices: int, forced: Mesh | None, stated: Mesh) -> None:
+    if stated.num_devices != num_devices:
+        raise ProgramError(
+            f"the program states shardings on a mesh of {stated.num_devices} devices "
+            f"({stated}), the cluster has {num_devices}",
+            hint="make its mesh of as many devices as the cluster has",
+        )
+    if forced is None or forced == stated:
+        return
+    is_nameless = forced.names == AXIS_NAMES[: len(forced.names)]
+    if not is_nameless or forced.shape != stated.shape:
+        raise OptionsError(
+            f"mesh {forced} is not the mesh that the program states: {stated}",
+            hint="leave mesh out, or make the program's the same",
+        )

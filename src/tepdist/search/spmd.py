@@ -130,7 +130,7 @@ def search(
     clock = _Clock(options)
     if options.level != "O1":
         child.prepare()
-    meshes = candidate_meshes(cluster.num_devices, options.mesh)
+    meshes = candidate_meshes(cluster.num_devices, options.mesh, program.mesh)
     progress("analysis", 0.0)
     matched = matched_values(program, options.constraints)
     structure = build_structure(program, roles, matched)

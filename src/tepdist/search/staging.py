@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 
+from tepdist.analysis.bodies import body_collectives
+from tepdist.analysis.nodes import run_counts
 from tepdist.analysis.phases import Phase
+from tepdist.cost.pricing import Pricing
 from tepdist.cost.resharding import resharding_steps
 from tepdist.plans.types import Collective, Stage, StageMemory
-from tepdist.program.graph import DTYPE_BYTES
+from tepdist.program.graph import DTYPE_BYTES, Op
 from tepdist.search.decode import decode, strategy_of
 from tepdist.search.memory import MemoryModel
-from tepdist.search.problem import Problem, reductions
+from tepdist.search.problem import Problem, body_collective_s, reductions
 from tepdist.search.strategies import sharding_of
 from tepdist.search.structure import Structure, link_trips
+from tepdist.sharding import Mesh
 
 
 def make_stage(
@@ -32,6 +36,7 @@ def make_stage(
     collectives = (
         *_reductions(structure, problem, assignment),
         *_reshardings(structure, problem, assignment),
+        *_stated(structure, problem.pricing),
     )
     program = structure.program
     mesh = problem.pricing.mesh
@@ -48,11 +53,21 @@ def make_stage(
         replicated_ops=tuple(
             f"{op.kind} ({program.values[op.results[0]].name})"
             for op in program.ops
-            if op.rule is None
-            and not op.regions
-            and any(program.values[value].num_elements for value in op.results)
+            if any(program.values[value].num_elements for value in op.results)
+            and _is_replicated(op, mesh)
         ),
     )
+
+
+def _is_replicated(op: Op, mesh: Mesh) -> bool:
+    """Whether devices repeat an op's work for want of a rule.
+
+    A manual computation leaves the axes that it does not name to this.
+    """
+    if op.rule is None:
+        return not op.regions
+    left = mesh.num_devices // mesh.size_of(axis for axis, _ in op.rule.pinned)
+    return op.body is not None and left > 1
 
 
 def _reductions(
@@ -86,6 +101,27 @@ def _reductions(
                     value=value.name,
                     op=node.op,
                 )
+
+
+def _stated(structure: Structure, pricing: Pricing) -> Iterator[Collective]:
+    """What the program's own manual computations state."""
+    counts = run_counts(structure.program)
+    for op in structure.program.ops:
+        if op.body is None:
+            continue
+        value = structure.program.values[op.results[0]].name if op.results else op.kind
+        for each in body_collectives(op.body):
+            count = each.count * counts[op.index]
+            yield Collective(
+                phase=structure.phases[op.index],
+                kind=each.kind,
+                mesh_axes=each.mesh_axes,
+                bytes_=each.bytes_,
+                count=count,
+                seconds=count * body_collective_s(each, pricing),
+                value=f"{value}/{each.label}",
+                op=op.index,
+            )
 
 
 def _reshardings(

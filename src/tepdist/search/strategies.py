@@ -164,7 +164,7 @@ def _dims(
 
 
 def strategy_space(group: Group, mesh: Mesh, *, scatters: bool) -> Space:
-    """All strategies of a group; the first shards nothing.
+    """All strategies of a group; the first shards nothing, unless the program does.
 
     Args:
         group: Any.
@@ -191,6 +191,7 @@ def strategy_space(group: Group, mesh: Mesh, *, scatters: bool) -> Space:
         group.reduction,
         compound=compound,
         results=results if scatters else frozenset(),
+        pinned=group.pinned,
         mesh=mesh,
     )
 
@@ -203,28 +204,51 @@ def _space(
     *,
     compound: frozenset[tuple[tuple[int, ...], bool]],
     results: frozenset[int],
+    pinned: tuple[tuple[str, int | None], ...],
     mesh: Mesh,
 ) -> Space:
+    free = [factor for factor in range(len(sizes)) if factor not in blocked]
+    taken = dict(pinned)
+    free = [factor for factor in free if factor not in taken.values()]
+    choices = tuple(
+        _choices(name, size, free, sizes=sizes, taken=taken) for name, size in mesh.axes
+    )
     found = _strategies(
-        sizes, blocked, reduction, compound=compound, results=results, shape=mesh.shape
+        choices,
+        sizes,
+        reduction,
+        compound=compound,
+        results=results,
+        shape=mesh.shape,
     )
     return Space(mesh, found, len(sizes))
 
 
-def _strategies(
+def _choices(
+    axis: str,
+    size: int,
+    free: Sequence[int],
+    *,
     sizes: tuple[int, ...],
-    blocked: frozenset[int],
+    taken: Mapping[str, int | None],
+) -> tuple[int | None, ...]:
+    """Factors that a mesh axis may cut."""
+    if axis in taken:
+        return (taken[axis],)
+    if size == 1:
+        return (None,)
+    return (None, *(factor for factor in free if sizes[factor] % size == 0))
+
+
+def _strategies(
+    choices: Sequence[Sequence[int | None]],
+    sizes: tuple[int, ...],
     reduction: frozenset[int],
     *,
     compound: frozenset[tuple[tuple[int, ...], bool]],
     results: frozenset[int],
     shape: tuple[int, ...],
 ) -> tuple[Strategy, ...]:
-    free = [factor for factor in range(len(sizes)) if factor not in blocked]
-    choices: list[list[int | None]] = [
-        [None, *(f for f in free if sizes[f] % size == 0)] if size > 1 else [None]
-        for size in shape
-    ]
     found = []
     for before in itertools.product(*choices):
         for after in _scatterings(before, reduction, results, sizes=sizes, shape=shape):

@@ -1,18 +1,20 @@
 """What the search knows of a program before any mesh is looked at."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tepdist.analysis.bodies import body_temporary_bytes
 from tepdist.analysis.groups import Group, GroupTensor, build_groups
 from tepdist.analysis.layers import Link, build_links, tie_layers
 from tepdist.analysis.liveness import Liveness, find_liveness
 from tepdist.analysis.nodes import Node, build_nodes
 from tepdist.analysis.phases import Phase, find_phases
-from tepdist.program.graph import Program
+from tepdist.program.graph import CONSTRAINT, Op, Program
 from tepdist.program.roles import Roles
 from tepdist.search.work import Work, group_work
 
@@ -154,8 +156,12 @@ def build_structure(
     variables = {group: variable for variable, group in enumerate(deciders)}
     variable_of = tuple(variables[tie] for tie in ties)
     kinds, kind_of = _link_kinds(nodes, groups, links, variable_of=variable_of)
+    # In memory a constraint is as good as pointwise: it may take its operand's buffer.
     pointwise = frozenset(
-        node.op for node in nodes if node.op is not None and node.pointwise
+        node.op
+        for node in nodes
+        if node.op is not None
+        and (node.pointwise or program.ops[node.op].kind == CONSTRAINT)
     )
     liveness = find_liveness(program, roles, phases, pointwise=pointwise)
     stored = frozenset(np.flatnonzero(liveness.is_stored).tolist())
@@ -176,7 +182,13 @@ def build_structure(
         copied_links=_copied_links(
             nodes, groups, links, kind_of=kind_of, liveness=liveness
         ),
-        buffers=_find_buffers(program, groups, variable_of, liveness=liveness),
+        buffers=_with_temporaries(
+            _find_buffers(program, groups, variable_of, liveness=liveness),
+            _bodies(program, nodes, groups),
+            groups,
+            variable_of=variable_of,
+            liveness=liveness,
+        ),
         work=work,
     )
 
@@ -293,6 +305,53 @@ def _find_buffers(
         end=liveness.end[table[:, 1]],
         num_times=liveness.num_times,
         fixed=float(sum(program.values[value].bytes_ for value in ungrouped)),
+    )
+
+
+def _bodies(
+    program: Program, nodes: Sequence[Node], groups: Sequence[Group]
+) -> dict[int, Op]:
+    """Groups that are a manual computation with results, and that op."""
+    found = {}
+    for index, group in enumerate(groups):
+        op = nodes[group.members[0].node].op
+        if op is not None and program.ops[op].body and program.ops[op].results:
+            found[index] = program.ops[op]
+    return found
+
+
+def _with_temporaries(
+    buffers: Buffers,
+    bodies: Mapping[int, Op],
+    groups: Sequence[Group],
+    *,
+    variable_of: Sequence[int],
+    liveness: Liveness,
+) -> Buffers:
+    """The buffers, and what manual computations hold while they run."""
+    tensors = list(buffers.tensors)
+    kinds: dict[int, int] = {}
+    rows: list[tuple[int, int, int, int]] = []
+    for index, op in bodies.items():
+        assert op.body is not None
+        variable, group = variable_of[index], groups[index]
+        pins = tuple(factor for _, factor in group.pinned if factor is not None)
+        kind = kinds.setdefault(variable, len(tensors))
+        if kind == len(tensors):
+            tensor = GroupTensor(op.results[0], (pins,), reduced=False, member=0)
+            tensors.append((tensor, variable))
+        shards = math.prod(group.sizes[factor] for factor in pins)
+        bytes_ = body_temporary_bytes(op.body) * shards
+        rows.append((kind, op.results[0], bytes_, int(liveness.position[op.index])))
+    kind_, value, held, at = np.array(rows, np.int64).reshape(-1, 4).T
+    return replace(
+        buffers,
+        tensors=tuple(tensors),
+        kind=np.append(buffers.kind, kind_),
+        value=np.append(buffers.value, value),
+        bytes_=np.append(buffers.bytes_, held),
+        start=np.append(buffers.start, at),
+        end=np.append(buffers.end, at),
     )
 
 

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tepdist.analysis.groups import Group, GroupTensor
-from tepdist.analysis.nodes import Node
+import numpy as np
+
+from tepdist.analysis.bodies import body_liveness
+from tepdist.analysis.groups import Group, GroupTensor, build_groups
+from tepdist.analysis.nodes import Node, build_nodes
 from tepdist.cost.compute import all_bytes, compute_dtype, flops, touched_bytes
-from tepdist.program.graph import Op, Program
+from tepdist.program.graph import CONSTRAINT, Op, Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class Work:
         core: Tensors that the first member moves.
         fused: Tensors that the fused rest moves.
         kernels: Kernels started per step.
+        inside: Work of one device in a manual computation, once for each run.
+        runs: How often that is per step.
     """
 
     flops: float
@@ -42,6 +47,8 @@ class Work:
     core: tuple[Traffic, ...]
     fused: tuple[Traffic, ...]
     kernels: int
+    inside: tuple["Work", ...] = ()
+    runs: int = 0
 
 
 def group_work(
@@ -57,13 +64,16 @@ def group_work(
     """
     first = nodes[group.members[0].node]
     op = None if first.op is None or first.pointwise else program.ops[first.op]
+    renamed = _renamed(op, stored)
+    op = None if op is not None and op.kind == CONSTRAINT else op
+    body = None if op is None else op.body
     share = 1.0 if op is None else _share_touched(op, program)
     core, fused = [], []
     seen: set[tuple[int, bool]] = set()
     for tensor in (*group.inputs, *group.outputs):
         of_core = op is not None and tensor.member == 0
         key = (tensor.value, of_core)
-        if key in seen or tensor.value not in stored:
+        if key in seen or tensor.value not in stored or tensor.value in renamed:
             continue
         seen.add(key)
         trips = nodes[group.members[tensor.member].node].trips
@@ -78,6 +88,29 @@ def group_work(
         core=tuple(core),
         fused=tuple(fused),
         kernels=first.trips * (int(op is not None) + int(bool(fused))),
+        inside=() if body is None else _body_work(body),
+        runs=first.trips,
+    )
+
+
+def _renamed(op: Op | None, stored: frozenset[int]) -> frozenset[int]:
+    """What a constraint moves nothing of: its operand, its result if that is the same.
+
+    Where the operand is no buffer, its result is what a fusion writes.
+    """
+    if op is None or op.kind != CONSTRAINT:
+        return frozenset()
+    is_written = op.operands[0] not in stored
+    return frozenset(op.operands if is_written else (*op.operands, *op.results))
+
+
+def _body_work(body: Program) -> tuple[Work, ...]:
+    """Work of all ops of a manual computation, on local shapes."""
+    nodes = build_nodes(body, {})
+    stored = frozenset(np.flatnonzero(body_liveness(body).is_stored).tolist())
+    return tuple(
+        group_work(body, nodes, group, stored=stored)
+        for group in build_groups(body, nodes, {})
     )
 
 
