@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tepdist.cost.compute import matmul_flops_per_s
+from tepdist.cost.combining import last_reductions
+from tepdist.cost.compute import kernel_s, memory_s, product_s
 from tepdist.cost.pricing import Pricing
 from tepdist.search.network import Network
 from tepdist.search.reads import Reads
@@ -70,6 +71,7 @@ class Builder:
         self._pricing = pricing
         self._wanted = wanted
         self.spaces = self._find_spaces()
+        self._last = self._combined_reductions()
 
     def build(self) -> Problem:
         """The problem; every space must have a strategy."""
@@ -85,6 +87,19 @@ class Builder:
         ]
         reads = Reads(structure, self._pricing, spaces)
         return Problem(self._pricing, spaces, compute, reads.network(unary))
+
+    def _combined_reductions(self) -> frozenset[int]:
+        """Reducing ops whose all-reduces the compiler combines, if there are any."""
+        if not self._pricing.cluster.combines_bytes:
+            return frozenset()
+        structure = self._structure
+        ops = [
+            structure.nodes[group.members[0].node].op
+            for group in structure.groups
+            if group.reduction
+        ]
+        reducing = frozenset(op for op in ops if op is not None)
+        return last_reductions(structure.program, reducing)
 
     def _find_spaces(self) -> tuple[Space, ...]:
         structure, pricing = self._structure, self._pricing
@@ -105,17 +120,24 @@ class Builder:
     def _compute_costs(self, variable: int, space: Space) -> Array:
         """Compute of one group under each strategy [s], [num strategies]."""
         work = self._structure.work[variable]
+        group = self._structure.groups[self._structure.deciders[variable]]
         device = self._pricing.cluster.device
         flops = work.flops / space.before.prod(axis=1)
         core = _traffic(work.core, space)
-        fused = _traffic(work.fused, space)
-        core_s = np.maximum(
-            flops / matmul_flops_per_s(device, work.dtype),
-            core / device.memory_bytes_per_s,
-        )
-        fused_s = fused / device.memory_bytes_per_s
+        if work.extents is None:
+            core_s = kernel_s(flops, core, dtype=work.dtype, device=device)
+        else:
+            local = np.array(group.sizes) / space.before
+            core_s = product_s(
+                flops,
+                core,
+                extents=[local[:, list(part)].prod(axis=1) for part in work.extents],
+                dtype=work.dtype,
+                device=device,
+            )
+        fused_s = memory_s(_traffic(work.fused, space), device)
         total: Array = core_s + fused_s + work.kernels * device.launch_s
-        return total
+        return total * work.trips
 
     def _reduction_costs(self, variable: int, space: Space) -> Array:
         """A group's own reductions under each strategy [s], [num strategies]."""
@@ -124,19 +146,29 @@ class Builder:
         costs = np.zeros(len(space))
         if not group.reduction:
             return costs
-        trips = structure.nodes[group.members[0].node].trips
+        node = structure.nodes[group.members[0].node]
         for tensor in group.outputs:
             if tensor.member != 0:
                 continue
             local = structure.program.values[tensor.value].bytes_ / space.shards(tensor)
             for position, strategy in enumerate(space.strategies):
-                costs[position] += trips * sum(
-                    self._pricing.collective_s(kind, payload, axes)
+                costs[position] += node.trips * sum(
+                    self._reduction_s(kind, payload, axes, op=node.op)
                     for kind, payload, axes in reductions(
                         strategy, group.reduction, local[position], mesh=space.mesh
                     )
                 )
         return costs
+
+    def _reduction_s(
+        self, kind: str, payload: float, axes: tuple[str, ...], *, op: int | None
+    ) -> float:
+        """Time of one reduction [s]; the last ones are taken to start together."""
+        seconds = self._pricing.collective_s(kind, payload, axes)
+        if op not in self._last or self._pricing.actual_kind(kind) != "all_reduce":
+            return seconds
+        start_s = self._pricing.collective_s(kind, 0.0, axes)
+        return seconds - start_s * (1 - 1 / len(self._last))
 
 
 def _traffic(traffic: Sequence[Traffic], space: Space) -> Array:

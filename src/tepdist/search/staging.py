@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from tepdist.analysis.phases import Phase
+from tepdist.cost.combining import combine
 from tepdist.cost.resharding import resharding_steps
 from tepdist.plans.types import Collective, Stage, StageMemory
 from tepdist.program.graph import DTYPE_BYTES
@@ -29,12 +30,17 @@ def make_stage(
         memory: Of the problem.
     """
     decoded = decode(structure, problem, assignment)
-    collectives = (
-        *_reductions(structure, problem, assignment),
-        *_reshardings(structure, problem, assignment),
-    )
     program = structure.program
-    mesh = problem.pricing.mesh
+    pricing, mesh = problem.pricing, problem.pricing.mesh
+    collectives = combine(
+        program,
+        (
+            *_reductions(structure, problem, assignment),
+            *_reshardings(structure, problem, assignment),
+        ),
+        pricing.collective_s,
+        most_bytes=pricing.cluster.combines_bytes,
+    )
     return Stage(
         index=0,
         devices=tuple(range(mesh.num_devices)),

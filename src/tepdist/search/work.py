@@ -3,9 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tepdist.analysis.groups import Group, GroupTensor
+from tepdist.analysis.groups import Group, GroupTensor, Member
 from tepdist.analysis.nodes import Node
-from tepdist.cost.compute import all_bytes, compute_dtype, flops, touched_bytes
+from tepdist.cost.compute import (
+    all_bytes,
+    compute_dtype,
+    flops,
+    is_matmul,
+    touched_bytes,
+)
 from tepdist.program.graph import Op, Program
 
 
@@ -15,7 +21,7 @@ class Traffic:
 
     Attributes:
         tensor: As the group sees it.
-        bytes_: Of the whole tensor, times how often [B].
+        bytes_: Of the whole tensor, per run of the group's first member [B].
     """
 
     tensor: GroupTensor
@@ -30,14 +36,19 @@ class Work:
     from outside and writes what is read outside.
 
     Attributes:
-        flops: Of the first member, per step, divided by all its sharded factors.
+        trips: Runs of the first member per step.
+        flops: Of the first member, per run, divided by all its sharded factors.
+        extents: Factors that make the rows, the columns and the contracted elements
+            of a matrix product; None for other ops.
         dtype: Element type it computes in.
         core: Tensors that the first member moves.
         fused: Tensors that the fused rest moves.
-        kernels: Kernels started per step.
+        kernels: Kernels started per run.
     """
 
+    trips: int
     flops: float
+    extents: tuple[tuple[int, ...], ...] | None
     dtype: str
     core: tuple[Traffic, ...]
     fused: tuple[Traffic, ...]
@@ -67,17 +78,33 @@ def group_work(
             continue
         seen.add(key)
         trips = nodes[group.members[tensor.member].node].trips
-        bytes_ = program.values[tensor.value].bytes_ * trips
+        bytes_ = program.values[tensor.value].bytes_ * (trips / first.trips)
         if of_core:
             core.append(Traffic(tensor, bytes_ * share))
         else:
             fused.append(Traffic(tensor, bytes_))
     return Work(
-        flops=0.0 if op is None else flops(op, program.values) * first.trips,
+        trips=first.trips,
+        flops=0.0 if op is None else flops(op, program.values),
+        extents=None if op is None else _extents(op, group.members[0]),
         dtype="f32" if op is None else compute_dtype(op, program.values),
         core=tuple(core),
         fused=tuple(fused),
-        kernels=first.trips * (int(op is not None) + int(bool(fused))),
+        kernels=int(op is not None) + int(bool(fused)),
+    )
+
+
+def _extents(op: Op, member: Member) -> tuple[tuple[int, ...], ...] | None:
+    """Group factors of a product's rows, columns and contracted elements."""
+    if op.rule is None or not is_matmul(op.kind):
+        return None
+    left, right, result = (
+        {member.factors[factor] for dim in tensor for factor in dim} - {None}
+        for tensor in (*op.rule.operands[:2], op.rule.results[0])
+    )
+    parts = ((left & result) - right, (right & result) - left, right - result)
+    return tuple(
+        tuple(factor for factor in part if factor is not None) for part in parts
     )
 
 
