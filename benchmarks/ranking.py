@@ -4,13 +4,16 @@
 
 For each program plans are drawn by seed: the planner's own choice, then choices that
 random meshes, levels and constraints on its arguments force on it; no two lie alike.
-All run on the devices at hand, interleaved, in a new random order each round, and the
-median of each plan's rounds is taken. Printed are Spearman's rank correlation of
-predicted and measured step time, that of two halves of the measurements with each
-other (what noise leaves to be had), and how much slower the plan predicted to be best
-is than the one measured to be. Ends with 1 if a program misses what is asked.
+All run on the devices at hand, interleaved, in a new random order each round, a block
+of steps at a time, and the median of each plan's rounds is taken. Printed are
+Spearman's rank correlation of predicted and measured step time, that of two halves of
+the measurements with each other (what noise leaves to be had), and how much slower the
+plan predicted to be best is than the one measured to be. Ends with 1 if a program
+misses what is asked.
 
-`--cluster` is the file that `tepdist calibrate` wrote on this machine.
+`--cluster` is the file that `tepdist calibrate` wrote on this machine. Nothing else
+should run meanwhile, then or now: collectives between a host's virtual devices wait for
+whichever of them has no core to run on.
 """
 
 import json
@@ -47,7 +50,7 @@ PROGRAMS = (
 )
 LEAST_CORRELATION = 0.9
 MOST_LOSS = 0.05
-MOST_CONSTRAINTS = 4
+MOST_CONSTRAINTS = 12
 # Draws that give a plan already drawn are thrown away; a program has only so many.
 MOST_DRAWS = 40
 
@@ -85,6 +88,7 @@ class Ranking:
 @click.option("--program", "programs", multiple=True, default=PROGRAMS)
 @click.option("--plans", type=click.IntRange(2), default=13, show_default=True)
 @click.option("--rounds", type=click.IntRange(2), default=20, show_default=True)
+@click.option("--block", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON as well.")
 def main(
@@ -93,6 +97,7 @@ def main(
     programs: Sequence[str],
     plans: int,
     rounds: int,
+    block: int,
     seed: int,
     output: Path | None,
 ) -> None:
@@ -106,7 +111,7 @@ def main(
         rng = np.random.default_rng(seed)
         drawn = draw_plans(loaded, target, count=plans, rng=rng)
         runs = [Runs(plan, devices, loaded) for plan in drawn]
-        times = measure(runs, rounds, rng)
+        times = measure(runs, rounds=rounds, block=block, rng=rng)
         found.append(rank(text, [plan.predicted.step_time_s for plan in drawn], times))
         click.echo(report(found[-1]))
     click.echo(f"load     {load_text()} after")
@@ -197,12 +202,15 @@ class Runs:
         return passed_s
 
 
-def measure(runs: Sequence[Runs], rounds: int, rng: np.random.Generator) -> Array:
-    """Times of all plans, [rounds, plans] [s]."""
+def measure(
+    runs: Sequence[Runs], *, rounds: int, block: int, rng: np.random.Generator
+) -> Array:
+    """Mean step time of each block of steps, [rounds, plans] [s]."""
     times = np.empty((rounds, len(runs)))
     for number in range(rounds):
         for index in rng.permutation(len(runs)):
-            times[number, index] = runs[index].step_s()
+            steps = [runs[index].step_s() for _ in range(block)]
+            times[number, index] = sum(steps) / block
     return times
 
 
@@ -244,8 +252,8 @@ def report(ranking: Ranking) -> str:
         for measured, predicted in rows
     ]
     verdict = (
-        f"  rank correlation {ranking.correlation:.3f} (halves {ranking.split_half:.3f})"
-        f", predicted best {ranking.loss:+.1%}: "
+        f"  rank correlation {ranking.correlation:.3f} "
+        f"(halves {ranking.split_half:.3f}), predicted best {ranking.loss:+.1%}: "
         f"{'holds' if ranking.holds else 'MISSED'}"
     )
     return "\n".join([f"\n{ranking.program}", *lines, verdict])

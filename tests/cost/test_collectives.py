@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tepdist.cluster.model import LinkLevel, MeasuredCollective, Span
+from tepdist.cluster.presets import parse_cluster
 from tepdist.cost.collectives import (
     COLLECTIVES,
     all_gather_s,
@@ -180,3 +181,24 @@ def test_what_was_measured_replaces_the_formulas(kind, level, times, size, one, 
     other = Span(known.level, size + 1)
     formula = collective_s(kind, few, (Span(level, size + 1),))
     assert collective_s(kind, few, (other,)) == formula
+
+
+# nccl-tests all-reduce in one A100 node: devices, bytes, seconds. Source: vTrain (MICRO
+# 2024), repository VIA-Research/vTrain, trace/a100, MIT licence, (c) 2024 VIA Research
+# Group at KAIST.
+PUBLISHED = (
+    (2, 2**20, 44.2e-6),
+    (2, 2**22, 61.2e-6),
+    (2, 2**24, 131.9e-6),
+    (2, 2**26, 404.7e-6),
+    (4, 2**30, 7259.4e-6),
+)
+
+
+@pytest.mark.parametrize(("size", "bytes_", "seconds"), PUBLISHED)
+def test_an_a100_nodes_all_reduces_are_within_a_fifth_of_published_ones(
+    size, bytes_, seconds
+):
+    (level,) = parse_cluster("8xa100-80g").levels
+    found = collective_s("all_reduce", float(bytes_), (Span(level, size),))
+    assert abs(found / seconds - 1) < 0.2
