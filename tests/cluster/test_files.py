@@ -10,12 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tepdist.cluster.files import cluster_from_dict, cluster_to_dict, to_toml
-from tepdist.cluster.model import Cluster, Device, LinkLevel
+from tepdist.cluster.model import (
+    COLLECTIVE_KINDS,
+    Cluster,
+    Device,
+    LinkLevel,
+    MeasuredCollective,
+)
 from tepdist.cluster.presets import PRESETS, parse_cluster
+from tepdist.cost.fitting import curve
 from tepdist.errors import ClusterError
 
 rates = st.floats(min_value=1e-9, max_value=1e30)
 times = st.floats(min_value=0, max_value=1e6)
+curves = st.lists(
+    st.tuples(st.floats(1e-3, 1e12), st.floats(1e-9, 1e3)), min_size=1, max_size=4
+).map(lambda points: curve(dict(points).items()))
 texts = st.text(
     st.characters(exclude_categories=["Cs"]),  # a lone surrogate is no Unicode text
     max_size=20,
@@ -30,9 +40,26 @@ devices = st.builds(
     reserved_bytes=st.integers(0, 2**20 - 1),
     memory_bytes_per_s=rates,
     launch_s=times,
+    half_extent=times,
+    packing_bytes_per_s=st.none() | rates,
+    memory_times=st.just(()) | curves,
+)
+measured = st.builds(
+    MeasuredCollective,
+    kind=st.sampled_from(COLLECTIVE_KINDS),
+    size=st.integers(2, 9),
+    times=curves,
 )
 levels = st.builds(
-    LinkLevel, name=texts, size=st.integers(1, 9), latency_s=times, bytes_per_s=rates
+    LinkLevel,
+    name=texts,
+    size=st.integers(1, 9),
+    latency_s=times,
+    bytes_per_s=rates,
+    start_s=times,
+    measured=st.lists(
+        measured, max_size=3, unique_by=lambda each: (each.kind, each.size)
+    ).map(tuple),
 )
 clusters = st.builds(
     Cluster,
@@ -41,6 +68,7 @@ clusters = st.builds(
     levels=st.lists(levels, min_size=1, max_size=3).map(tuple),
     fuses_reduce_scatter=st.booleans(),
     sources=st.dictionaries(texts, texts, max_size=3),
+    combines_bytes=st.integers(0, 2**40),
 )
 
 
@@ -77,6 +105,9 @@ def test_bytes_that_are_no_toml_are_refused(tmp_path: Path):
         parse_cluster(str(file))
 
 
+GATHER = {"kind": "all_gather", "size": 4, "times": [[1, 1e-6], [8, 2e-6]]}
+
+
 @pytest.mark.parametrize(
     ("path", "entry", "problem"),
     [
@@ -92,6 +123,21 @@ def test_bytes_that_are_no_toml_are_refused(tmp_path: Path):
         (("device", "flops_per_s"), {"bf16": 1e15}, "no flops_per_s for f32"),
         (("device", "flops_per_s"), {"f32": "fast"}, "f32 is 'fast'"),
         (("device", "memmory_bytes"), 1, "unknown key 'memmory_bytes'"),
+        (("device", "half_extent"), -1, "half_extent is -1"),
+        (("device", "packing_bytes_per_s"), 0, "packing_bytes_per_s is 0"),
+        (("device", "memory_times"), 3, "memory_times is 3"),
+        (("device", "memory_times"), [[1]], "memory_times is [[1]]"),
+        (("device", "memory_times"), [[1, "long"]], "seconds is 'long'"),
+        (("device", "memory_times"), [[1, 0]], "memory_times of h100 are"),
+        (("device", "memory_times"), [[2, 1], [1, 1]], "memory_times of h100 are"),
+        (("device", "memory_times"), [[1, 2], [2, 1]], "memory_times of h100 are"),
+        (("levels", 0, "start_s"), "soon", "start_s is 'soon'"),
+        (("levels", 0, "measured"), [3], "measured is 3"),
+        (("levels", 0, "measured"), [GATHER | {"kind": "gather"}], "kind 'gather'"),
+        (("levels", 0, "measured"), [GATHER | {"size": 1}], "all_gather among 1"),
+        (("levels", 0, "measured"), [GATHER | {"times": []}], "has no times"),
+        (("levels", 0, "measured"), [GATHER, GATHER], "is measured twice"),
+        (("combines_bytes",), 0.5, "combines_bytes is 0.5"),
         (("levels",), [], "levels is []"),
         (("levels",), [3], "levels is 3"),
         (("levels", 0, "size"), 0, "has size 0"),

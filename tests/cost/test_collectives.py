@@ -1,5 +1,6 @@
 """Laws of the collectives' times."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tepdist.cluster.model import LinkLevel, Span
+from tepdist.cluster.model import LinkLevel, MeasuredCollective, Span
+from tepdist.cluster.presets import parse_cluster
 from tepdist.cost.collectives import (
     COLLECTIVES,
     all_gather_s,
@@ -17,6 +19,7 @@ from tepdist.cost.collectives import (
     collective_s,
     reduce_scatter_s,
 )
+from tepdist.cost.fitting import curve
 
 KINDS = sorted(COLLECTIVES)
 payloads = st.floats(min_value=0, max_value=1e12)
@@ -148,3 +151,60 @@ def test_an_array_of_payloads_gives_an_array_of_times(kind, group, bytes_):
     together = COLLECTIVES[kind](np.array(bytes_), group)
     alone = [collective_s(kind, each, group) for each in bytes_]
     np.testing.assert_allclose(together, alone, rtol=1e-12)
+
+
+curves = st.dictionaries(
+    st.floats(1, 1e9), st.floats(1e-9, 1.0), min_size=1, max_size=5
+).map(lambda points: curve(points.items()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(groups, payloads.filter(bool), st.floats(1e-9, 1.0))
+def test_a_start_is_paid_once_and_by_several_devices_only(kind, group, bytes_, start_s):
+    slow = tuple(
+        dataclasses.replace(
+            span, level=dataclasses.replace(span.level, start_s=start_s)
+        )
+        for span in group
+    )
+    alone = all(span.size == 1 for span in group)
+    expected = collective_s(kind, bytes_, group) + (0 if alone else start_s)
+    assert same(collective_s(kind, bytes_, slow), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(link_levels, curves, st.integers(2, 64), *(payloads.filter(bool),) * 2)
+def test_what_was_measured_replaces_the_formulas(kind, level, times, size, one, two):
+    measured = MeasuredCollective(kind, size, times)
+    known = Span(dataclasses.replace(level, measured=(measured,)), size)
+    for bytes_, seconds in times:
+        assert same(collective_s(kind, bytes_, (known,)), seconds)
+    few, many = sorted((one, two))
+    few_s = collective_s(kind, few, (known,))
+    assert (
+        times[0][1] <= few_s * NEARLY <= collective_s(kind, many, (known,)) * NEARLY**2
+    )
+    other = Span(known.level, size + 1)
+    formula = collective_s(kind, few, (Span(level, size + 1),))
+    assert collective_s(kind, few, (other,)) == formula
+
+
+# nccl-tests all-reduce in one A100 node: devices, bytes, seconds. Source: vTrain (MICRO
+# 2024), repository VIA-Research/vTrain, trace/a100, MIT licence, (c) 2024 VIA Research
+# Group at KAIST.
+PUBLISHED = (
+    (2, 2**20, 44.2e-6),
+    (2, 2**22, 61.2e-6),
+    (2, 2**24, 131.9e-6),
+    (2, 2**26, 404.7e-6),
+    (4, 2**30, 7259.4e-6),
+)
+
+
+@pytest.mark.parametrize(("size", "bytes_", "seconds"), PUBLISHED)
+def test_an_a100_nodes_all_reduces_are_within_a_fifth_of_published_ones(
+    size, bytes_, seconds
+):
+    (level,) = parse_cluster("8xa100-80g").levels
+    found = collective_s("all_reduce", float(bytes_), (Span(level, size),))
+    assert abs(found / seconds - 1) < 0.2

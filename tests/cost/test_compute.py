@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,11 +18,14 @@ from tepdist.cost.compute import (
     compute_dtype,
     flops,
     is_known,
+    kernel_s,
     matmul_flops_per_s,
+    memory_s,
     model_flops,
-    op_s,
+    product_s,
     touched_bytes,
 )
+from tepdist.cost.fitting import curve
 from tepdist.program.graph import DTYPE_BYTES, Op, Program
 from tepdist.program.reader import read_program
 
@@ -205,11 +209,44 @@ def test_every_dtype_has_a_rate_on_every_device(kind, dtype):
 )
 def test_the_roofline_is_the_slower_of_compute_and_memory(work, bytes_, shards, kind):
     device = parse_cluster(f"1x{kind}").device
-    whole = op_s(work, bytes_, dtype="bf16", device=device)
-    compute = op_s(work, 0, dtype="bf16", device=device)
-    memory = op_s(0, bytes_, dtype="bf16", device=device)
-    assert whole == max(compute, memory)
-    # Dividing the work divides all but the launch.
-    shard = op_s(work / shards, bytes_ / shards, dtype="bf16", device=device)
-    expected = (whole - device.launch_s) / shards + device.launch_s
-    assert math.isclose(shard, expected, rel_tol=1e-9)
+    whole = kernel_s(work, bytes_, dtype="bf16", device=device)
+    compute = kernel_s(work, 0.0, dtype="bf16", device=device)
+    assert whole == max(compute, memory_s(bytes_, device))
+    shard = kernel_s(work / shards, bytes_ / shards, dtype="bf16", device=device)
+    assert math.isclose(shard, whole / shards, rel_tol=1e-9)
+
+
+extents = st.lists(st.floats(1, 1e6), min_size=3, max_size=3)
+curves = st.dictionaries(
+    st.floats(1, 1e9), st.floats(1e-9, 1.0), min_size=1, max_size=5
+).map(lambda points: curve(points.items()))
+devices = st.builds(
+    dataclasses.replace,
+    st.sampled_from([parse_cluster(f"1x{kind}").device for kind in PRESETS]),
+    half_extent=st.floats(0, 300),
+    packing_bytes_per_s=st.none() | st.floats(1e6, 1e13),
+    memory_times=st.just(()) | curves,
+)
+
+
+@given(devices, extents, st.floats(0, 1e12), st.integers(0, 2), st.floats(1, 100))
+def test_a_larger_product_never_takes_less(device, shape, bytes_, dim, factor):
+    def seconds(of):
+        flops = 2 * math.prod(of)
+        return product_s(flops, bytes_, extents=of, dtype="f32", device=device)
+
+    larger = [e * factor if at == dim else e for at, e in enumerate(shape)]
+    assert seconds(shape) <= seconds(larger) * (1 + 1e-9)
+    assert seconds(shape) >= 2 * math.prod(shape) / matmul_flops_per_s(device, "f32")
+
+
+@given(devices, st.floats(0, 1e12), st.floats(0, 1e12))
+def test_more_bytes_never_take_less(device, first, second):
+    few, many = sorted((first, second))
+    assert 0 <= memory_s(few, device) <= memory_s(many, device) * (1 + 1e-9)
+
+
+@given(devices, st.lists(st.floats(0, 1e12), min_size=1, max_size=4))
+def test_an_array_of_sizes_gives_an_array_of_times(device, sizes):
+    together = memory_s(np.array(sizes), device)
+    np.testing.assert_allclose(together, [memory_s(each, device) for each in sizes])

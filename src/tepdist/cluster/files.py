@@ -4,6 +4,7 @@ The form, all keys required unless said otherwise::
 
     name = "lab"                    # optional: else the file's stem
     fuses_reduce_scatter = true     # optional: else true unless the platform is cpu
+    combines_bytes = 31_457_280     # optional: else 0; see `Cluster`
 
     [device]
     kind = "a100-80g"
@@ -13,6 +14,9 @@ The form, all keys required unless said otherwise::
     reserved_bytes = 4_000_000_000
     memory_bytes_per_s = 2.039e12
     launch_s = 3e-6
+    half_extent = 40.0              # optional, with the next three; see `Device`
+    packing_bytes_per_s = 1e12
+    memory_times = [[4096, 4e-6], [16_777_216, 2e-5]]   # pairs of bytes and seconds
 
     [device.flops_per_s]            # by MLIR element type; f32 is required
     f32 = 156e12
@@ -23,6 +27,12 @@ The form, all keys required unless said otherwise::
     size = 8
     latency_s = 3.4e-6
     bytes_per_s = 220e9             # out of one device, one direction
+    start_s = 30e-6                 # optional: else 0
+
+    [[levels.measured]]             # optional: what the above does not reckon
+    kind = "all_to_all"
+    size = 4
+    times = [[4096, 2e-5], [16_777_216, 1.2e-4]]
 
     [sources]                       # optional: where each figure comes from
     nvlink3 = "measured"
@@ -33,15 +43,22 @@ import json
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 
-from tepdist.cluster.model import Cluster, Device, LinkLevel
+from tepdist.cluster.model import Cluster, Device, LinkLevel, MeasuredCollective, Times
 from tepdist.errors import ClusterError, located
 
 PLATFORMS = ("cpu", "gpu", "tpu")
-_CLUSTER_KEYS = ("name", "fuses_reduce_scatter", "device", "levels", "sources")
+_CLUSTER_KEYS = (
+    "name",
+    "fuses_reduce_scatter",
+    "combines_bytes",
+    "device",
+    "levels",
+    "sources",
+)
 _DEVICE_KEYS = (
     "kind",
     "platform",
@@ -51,8 +68,12 @@ _DEVICE_KEYS = (
     "reserved_bytes",
     "memory_bytes_per_s",
     "launch_s",
+    "half_extent",
+    "packing_bytes_per_s",
+    "memory_times",
 )
-_LEVEL_KEYS = ("name", "size", "latency_s", "bytes_per_s")
+_LEVEL_KEYS = ("name", "size", "latency_s", "bytes_per_s", "start_s", "measured")
+_MEASURED_KEYS = ("kind", "size", "times")
 
 
 def read_cluster_file(path: Path) -> Cluster:
@@ -103,48 +124,55 @@ def _cluster(root: "_Table") -> Cluster:
             "fuses_reduce_scatter", default=device.platform != "cpu"
         ),
         sources=MappingProxyType({key: sources.text(key) for key in sources.entries}),
+        combines_bytes=root.whole("combines_bytes", default=0),
     )
 
 
 def cluster_to_dict(cluster: Cluster) -> dict[str, object]:
-    """Plain data that `cluster_from_dict` reads back as an equal cluster."""
-    device = cluster.device
+    """Plain data that `cluster_from_dict` reads back as an equal cluster.
+
+    What a cluster has by default is left out.
+    """
     return {
-        "name": cluster.name,
-        "fuses_reduce_scatter": cluster.fuses_reduce_scatter,
+        **_stated(cluster),
         "device": {
-            **{key: getattr(device, key) for key in _DEVICE_KEYS},
-            "flops_per_s": dict(device.flops_per_s),
+            **_stated(cluster.device),
+            "flops_per_s": dict(cluster.device.flops_per_s),
         },
         "levels": [
-            {key: getattr(level, key) for key in _LEVEL_KEYS}
+            {**_stated(level), "measured": [_stated(each) for each in level.measured]}
+            if level.measured
+            else _stated(level)
             for level in cluster.levels
         ],
         "sources": dict(cluster.sources),
     }
 
 
+def _stated(
+    record: "Cluster | Device | LinkLevel | MeasuredCollective",
+) -> dict[str, object]:
+    """Fields that differ from their defaults, in order."""
+    entries = {field.name: getattr(record, field.name) for field in fields(record)}
+    defaults = {field.name: field.default for field in fields(record)}
+    return {key: entry for key, entry in entries.items() if entry != defaults[key]}
+
+
 def to_toml(cluster: Cluster) -> str:
     """The text of a file that describes this cluster."""
-    device = cluster.device
-    plain = {key: getattr(device, key) for key in _DEVICE_KEYS if key != "flops_per_s"}
+    document = cluster_to_dict(cluster)
+    device, levels = document.pop("device"), document.pop("levels")
+    sources = document.pop("sources")
+    assert isinstance(device, dict)
+    assert isinstance(levels, list)
+    assert isinstance(sources, dict)
+    rates = device.pop("flops_per_s")
     blocks = [
-        _toml_lines(
-            {
-                "name": cluster.name,
-                "fuses_reduce_scatter": cluster.fuses_reduce_scatter,
-            }
-        ),
-        ["[device]", *_toml_lines(plain)],
-        ["[device.flops_per_s]", *_toml_lines(device.flops_per_s)],
-        *(
-            [
-                "[[levels]]",
-                *_toml_lines({key: getattr(level, key) for key in _LEVEL_KEYS}),
-            ]
-            for level in cluster.levels
-        ),
-        ["[sources]", *_toml_lines(cluster.sources)],
+        _toml_lines(document),
+        ["[device]", *_toml_lines(device)],
+        ["[device.flops_per_s]", *_toml_lines(rates)],
+        *(["[[levels]]", *_toml_lines(level)] for level in levels),
+        ["[sources]", *_toml_lines(sources)],
     ]
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
@@ -205,8 +233,8 @@ class _Table:
             raise self._unfit(key, found, "true or false")
         return found
 
-    def number(self, key: str) -> float:
-        found = self.get(key)
+    def number(self, key: str, *, default: float | None = None) -> float:
+        found = self.get(key) if default is None else self.entries.get(key, default)
         if isinstance(found, bool) or not isinstance(found, int | float):
             raise self._unfit(key, found, "a number")
         if not math.isfinite(found) or found < 0:
@@ -219,8 +247,22 @@ class _Table:
             raise self._unfit(key, found, "more than zero")
         return found
 
-    def whole(self, key: str) -> int:
-        found = self.number(key)
+    def positive_or_none(self, key: str) -> float | None:
+        return self.positive(key) if key in self.entries else None
+
+    def times(self, key: str) -> Times:
+        found = self.get(key)
+        pairs = found if isinstance(found, list | tuple) else [found]
+        times = []
+        for pair in pairs:
+            if not isinstance(pair, list | tuple) or len(pair) != 2:
+                raise self._unfit(key, found, "pairs: [[bytes, seconds], ..]")
+            table = _Table({"bytes": pair[0], "seconds": pair[1]}, self.where)
+            times.append((table.number("bytes"), table.number("seconds")))
+        return tuple(times)
+
+    def whole(self, key: str, *, default: int | None = None) -> int:
+        found = self.number(key, default=default)
         if found != int(found):
             raise self._unfit(key, found, "a whole number")
         return int(found)
@@ -270,6 +312,11 @@ def _device(table: _Table) -> Device:
         reserved_bytes=table.whole("reserved_bytes"),
         memory_bytes_per_s=table.positive("memory_bytes_per_s"),
         launch_s=table.number("launch_s"),
+        half_extent=table.number("half_extent", default=0.0),
+        packing_bytes_per_s=table.positive_or_none("packing_bytes_per_s"),
+        memory_times=(
+            table.times("memory_times") if "memory_times" in table.entries else ()
+        ),
     )
 
 
@@ -280,6 +327,22 @@ def _level(table: _Table) -> LinkLevel:
         size=table.whole("size"),
         latency_s=table.number("latency_s"),
         bytes_per_s=table.positive("bytes_per_s"),
+        start_s=table.number("start_s", default=0.0),
+        measured=tuple(
+            _measured(each)
+            for each in (
+                table.tables("measured") if "measured" in table.entries else ()
+            )
+        ),
+    )
+
+
+def _measured(table: _Table) -> MeasuredCollective:
+    table.allow(_MEASURED_KEYS)
+    return MeasuredCollective(
+        kind=table.text("kind"),
+        size=table.whole("size"),
+        times=table.times("times"),
     )
 
 
@@ -290,6 +353,16 @@ def _toml_lines(entries: Mapping[str, object]) -> list[str]:
 def _toml(entry: object) -> str:
     if isinstance(entry, bool):
         return str(entry).lower()
+    if isinstance(entry, list | tuple):
+        parts = [
+            f"{{ {', '.join(_toml_lines(part))} }}"
+            if isinstance(part, dict)
+            else _toml(part)
+            for part in entry
+        ]
+        if any(isinstance(part, dict) for part in entry):
+            return "[\n" + "".join(f"    {part},\n" for part in parts) + "]"
+        return f"[{', '.join(parts)}]"
     return _toml_string(entry) if isinstance(entry, str) else repr(entry)
 
 

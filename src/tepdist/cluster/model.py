@@ -10,9 +10,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from operator import mul
+from typing import TypeAlias
 
 from tepdist.errors import ClusterError
 from tepdist.sharding import Mesh
+
+# Points of a curve, (bytes, seconds): both grow. Between points it is straight; before
+# the first it is flat, beyond the last it goes on at the last one's rate.
+Times: TypeAlias = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,14 @@ class Device:
         reserved_bytes: Kept back for runtime, collectives' buffers, fragmentation.
         memory_bytes_per_s: Device memory bandwidth.
         launch_s: Time to start one kernel.
+        half_extent: Rows, columns or contracted elements of a matrix product at which
+            it runs at half its rate for want of more; 0 if their number is all one.
+        packing_bytes_per_s: Rate at which a matrix product's tensors are moved, where
+            that takes its own time before the multiplying; None where both go on at
+            once at the memory's rate.
+        memory_times: Time of one elementwise kernel by the bytes it moves, launch
+            included, where that was measured; else `launch_s` and
+            `memory_bytes_per_s` tell it.
     """
 
     kind: str
@@ -39,6 +52,9 @@ class Device:
     reserved_bytes: int
     memory_bytes_per_s: float
     launch_s: float
+    half_extent: float = 0.0
+    packing_bytes_per_s: float | None = None
+    memory_times: Times = ()
 
     def __post_init__(self) -> None:
         if "f32" not in self.flops_per_s:
@@ -57,10 +73,65 @@ class Device:
                 f"{self.memory_bytes}",
                 hint="leave some memory for programs",
             )
+        _check_times(self.memory_times, f"memory_times of {self.kind}")
 
     @property
     def usable_bytes(self) -> int:
         return self.memory_bytes - self.reserved_bytes
+
+
+def _check_times(times: Times, what: str) -> None:
+    sizes, seconds = [size for size, _ in times], [time_s for _, time_s in times]
+    if any(size <= 0 for size in sizes) or any(time_s <= 0 for time_s in seconds):
+        raise ClusterError(
+            f"{what} are {times}", hint="bytes and seconds are more than zero"
+        )
+    if sorted(set(sizes)) != sizes or sorted(seconds) != seconds:
+        raise ClusterError(
+            f"{what} are {times}", hint="more bytes come later, and take no less time"
+        )
+
+
+COLLECTIVE_KINDS = (
+    "all_reduce",
+    "all_gather",
+    "reduce_scatter",
+    "all_to_all",
+    "collective_permute",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredCollective:
+    """Times of a collective as measured within one link level.
+
+    Attributes:
+        kind: One of `COLLECTIVE_KINDS`.
+        size: Devices of each group, all groups running at once.
+        times: By payload as a plan counts it; never empty.
+    """
+
+    kind: str
+    size: int
+    times: Times
+
+    def __post_init__(self) -> None:
+        if self.kind not in COLLECTIVE_KINDS:
+            raise ClusterError(
+                f"there is no collective of kind {self.kind!r}",
+                hint=f"one of {', '.join(COLLECTIVE_KINDS)}",
+            )
+        if self.size < 2:
+            raise ClusterError(
+                f"{self.kind} among {self.size}",
+                hint="a collective joins two devices or more",
+            )
+        if not self.times:
+            raise ClusterError(
+                f"{self.kind} among {self.size} has no times",
+                hint="give one or more pairs of bytes and seconds",
+            )
+        _check_times(self.times, f"times of {self.kind} among {self.size}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +144,29 @@ class LinkLevel:
         latency_s: Time of one message of no bytes between neighbours.
         bytes_per_s: Bandwidth out of one *device*, one direction, with every device
             of the group sending at once.
+        start_s: Time of any collective before its first message.
+        measured: Collectives whose times are measured, not reckoned from the above.
     """
 
     name: str
     size: int
     latency_s: float
     bytes_per_s: float
+    start_s: float = 0.0
+    measured: tuple[MeasuredCollective, ...] = ()
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ClusterError(
                 f"link level {self.name!r} has size {self.size}",
                 hint="it joins at least one unit of the level below",
+            )
+        taken = [(each.kind, each.size) for each in self.measured]
+        twice = [key for key in taken if taken.count(key) > 1]
+        if twice:
+            raise ClusterError(
+                "{} among {} is measured twice".format(*twice[0]),
+                hint=f"keep one of them at link level {self.name!r}",
             )
 
 
@@ -99,6 +181,8 @@ class Cluster:
         fuses_reduce_scatter: Whether the platform's compiler turns an all-reduce
             followed by a slice into a reduce-scatter (XLA:GPU and TPU do, CPU not).
         sources: Figure name to where it comes from.
+        combines_bytes: All-reduces that do not wait for each other become one of at
+            most so many bytes; 0 if each is priced alone.
     """
 
     name: str
@@ -106,6 +190,7 @@ class Cluster:
     levels: tuple[LinkLevel, ...]
     fuses_reduce_scatter: bool
     sources: Mapping[str, str]
+    combines_bytes: int = 0
 
     @property
     def num_devices(self) -> int:

@@ -3,8 +3,8 @@
 Each function takes a payload as the plan states it (`Collective.bytes_`) and the
 spans of its group, innermost first, and is elementwise: a numpy array of payloads
 gives an array of times. A group of one costs nothing, and neither does a payload of
-no bytes: the compiler drops such a collective. No cost of starting a kernel and no
-overlap with compute is counted here.
+no bytes: the compiler drops such a collective. No overlap with compute is counted
+here.
 
 A level of n units with latency L and bandwidth W scatters or gathers b bytes by the
 better of
@@ -14,6 +14,10 @@ better of
 
 and levels compose from the inside out: after the inner level each device holds 1/n
 of the tensor, and only that goes out to the slower links.
+
+`collective_s` adds what a library takes before its first message (launch, handshake,
+protocol), once, whatever is sent; and where a level states what was measured for a kind
+and a group's size, that replaces the formulas.
 
 Sources:
     Ring: Patarasuk and Yuan, J. Parallel Distrib. Comput. 69 (2009).
@@ -26,13 +30,10 @@ Sources:
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TypeVar
-
-import numpy as np
 
 from tepdist.cluster.model import Span
+from tepdist.cost.elementwise import FloatOrArray, curve_s, greatest, least
 
-FloatOrArray = TypeVar("FloatOrArray", float, np.ndarray)
 Spans = tuple[Span, ...]
 
 
@@ -88,7 +89,7 @@ def all_to_all_s(bytes_: FloatOrArray, spans: Spans) -> FloatOrArray:
         pairwise_s = others * level.latency_s + wire_s * (others / span.size)
         rounds = others.bit_length()
         bruck_s = rounds * level.latency_s + wire_s * (rounds / 2)
-        total = total + _least(pairwise_s, bruck_s)
+        total = total + least(pairwise_s, bruck_s)
     return total * (bytes_ > 0)
 
 
@@ -105,7 +106,7 @@ def collective_permute_s(bytes_: FloatOrArray, spans: Spans) -> FloatOrArray:
     for span in spans:
         if span.size > 1:
             level = span.level
-            total = _greatest(total, level.latency_s + bytes_ / level.bytes_per_s)
+            total = greatest(total, level.latency_s + bytes_ / level.bytes_per_s)
     return total * (bytes_ > 0)
 
 
@@ -121,14 +122,23 @@ COLLECTIVES: Mapping[str, Callable[[float, Spans], float]] = MappingProxyType(
 
 
 def collective_s(kind: str, bytes_: float, spans: Spans) -> float:
-    """Time of a collective of this kind [s].
+    """Time of a collective of this kind, its start included [s].
 
     Args:
         kind: A key of `COLLECTIVES`.
         bytes_: Payload as that kind's function takes it [B].
         spans: Group, innermost first.
     """
-    return COLLECTIVES[kind](bytes_, spans)
+    joined = tuple(span for span in spans if span.size > 1)
+    if not bytes_:
+        return 0.0
+    if len(joined) == 1:
+        (span,) = joined
+        for known in span.level.measured:
+            if (known.kind, known.size) == (kind, span.size):
+                return curve_s(known.times, bytes_)
+    start_s = max((span.level.start_s for span in joined), default=0.0)
+    return start_s + COLLECTIVES[kind](bytes_, joined)
 
 
 def _scatter_s(bytes_: FloatOrArray, span: Span) -> FloatOrArray:
@@ -139,15 +149,4 @@ def _scatter_s(bytes_: FloatOrArray, span: Span) -> FloatOrArray:
     ring_s = others * level.latency_s + wire_s * (others / span.size)
     # bit_length of n - 1 is ceil(log2 n), and 0 for a group of one.
     tree_s = others.bit_length() * level.latency_s + wire_s
-    return _least(ring_s, tree_s)
-
-
-def _least(first: FloatOrArray, second: FloatOrArray) -> FloatOrArray:
-    if isinstance(first, float):
-        return min(first, second)
-    least: np.ndarray = np.minimum(first, second)
-    return least
-
-
-def _greatest(first: FloatOrArray, second: FloatOrArray) -> FloatOrArray:
-    return -_least(-first, -second)
+    return least(ring_s, tree_s)

@@ -9,11 +9,12 @@ Source:
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from tepdist.analysis.nodes import run_counts
 from tepdist.cluster.model import Device
+from tepdist.cost.elementwise import FloatOrArray, curve_s, greatest
 from tepdist.cost.pointwise import POINTWISE
 from tepdist.program.graph import (
     COLLECTIVES,
@@ -271,10 +272,70 @@ def matmul_flops_per_s(device: Device, dtype: str) -> float:
     return rates[known] * device.matmul_efficiency
 
 
-def op_s(flops: float, bytes_: float, *, dtype: str, device: Device) -> float:
-    """Roofline time of a kernel on one device [s].
+def memory_s(bytes_: FloatOrArray, device: Device) -> FloatOrArray:
+    """Time of one kernel's memory traffic on one device, but for its launch [s].
 
-    ``max(flops / rate, bytes / memory bandwidth) + launch``
+    Args:
+        bytes_: That it reads and writes [B].
+        device: Where it runs.
+    """
+    if device.memory_times:
+        _, least_s = device.memory_times[0]
+        time_s: FloatOrArray = curve_s(device.memory_times, bytes_) - least_s
+        return time_s
+    return bytes_ / device.memory_bytes_per_s
+
+
+def fill(extents: Iterable[FloatOrArray], device: Device) -> FloatOrArray | float:
+    """Share of the rate for large products that one of these extents runs at.
+
+    ``prod(e / (e + half_extent))``: a matrix unit, its registers and tiles are used in
+    full only if there is enough along each of the extents.
+
+    Args:
+        extents: Rows, columns and contracted elements of one device's product.
+        device: Where it runs.
+    """
+    share: FloatOrArray | float = 1.0
+    if device.half_extent:
+        for extent in extents:
+            share = share * (extent / (extent + device.half_extent))
+    return share
+
+
+def product_s(
+    flops: FloatOrArray,
+    bytes_: FloatOrArray,
+    *,
+    extents: Iterable[FloatOrArray],
+    dtype: str,
+    device: Device,
+) -> FloatOrArray:
+    """Time of a matrix product or convolution on one device, but for its launch [s].
+
+    The slower of multiplying and of moving its tensors, or their sum where the device
+    packs the tensors first.
+
+    Args:
+        flops: Of its shard of the work.
+        bytes_: That it reads and writes [B].
+        extents: Rows, columns and contracted elements of that shard.
+        dtype: That it computes in.
+        device: Where it runs.
+    """
+    compute_s = flops / (matmul_flops_per_s(device, dtype) * fill(extents, device))
+    if device.packing_bytes_per_s is not None:
+        time_s: FloatOrArray = compute_s + bytes_ / device.packing_bytes_per_s
+        return time_s
+    return greatest(compute_s, memory_s(bytes_, device))
+
+
+def kernel_s(
+    flops: FloatOrArray, bytes_: FloatOrArray, *, dtype: str, device: Device
+) -> FloatOrArray:
+    """Roofline time of any other kernel on one device, but for its launch [s].
+
+    ``max(flops / rate, memory time)``
 
     Args:
         flops: Of its shard of the work.
@@ -282,9 +343,7 @@ def op_s(flops: float, bytes_: float, *, dtype: str, device: Device) -> float:
         dtype: That it computes in.
         device: Where it runs.
     """
-    compute_s = flops / matmul_flops_per_s(device, dtype)
-    memory_s = bytes_ / device.memory_bytes_per_s
-    return max(compute_s, memory_s) + device.launch_s
+    return greatest(flops / matmul_flops_per_s(device, dtype), memory_s(bytes_, device))
 
 
 def model_flops(program: Program) -> float:

@@ -46,16 +46,20 @@ def cluster_at_hand() -> Cluster:
         ClusterError: if they are of a kind that no preset describes.
     """
     devices = jax.devices()
-    kind = devices[0].device_kind.lower()
-    for part, preset in KINDS.items():
-        if part in kind:
-            count = len(devices)
-            name = f"cpu:{count}" if preset == "cpu" else f"{count}x{preset}"
-            return parse_cluster(name)
-    raise ClusterError(
-        f"no preset describes the devices at hand: {devices[0].device_kind!r}",
-        hint="pass cluster=, a preset's name or a TOML file",
-    )
+    preset = preset_of(devices[0])
+    if preset is None:
+        raise ClusterError(
+            f"no preset describes the devices at hand: {devices[0].device_kind!r}",
+            hint="`tepdist calibrate -o my.toml` measures them; then cluster='my.toml'",
+        )
+    count = len(devices)
+    return parse_cluster(f"cpu:{count}" if preset == "cpu" else f"{count}x{preset}")
+
+
+def preset_of(device: jax.Device) -> str | None:
+    """Name of the preset that describes a device; None if none does."""
+    kind = device.device_kind.lower()
+    return next((preset for part, preset in KINDS.items() if part in kind), None)
 
 
 def devices_for(cluster: Cluster) -> list[jax.Device]:

@@ -14,7 +14,8 @@ import numpy as np
 from tepdist.analysis.bodies import BodyCollective, body_collectives
 from tepdist.cluster.model import Device
 from tepdist.cost.collectives import collective_s
-from tepdist.cost.compute import matmul_flops_per_s
+from tepdist.cost.combining import last_reductions
+from tepdist.cost.compute import kernel_s, memory_s, product_s
 from tepdist.cost.pricing import Pricing
 from tepdist.search.network import CostSums, Network
 from tepdist.search.reads import Reads
@@ -79,6 +80,7 @@ class Builder:
         self._wanted = wanted
         self._reductions: dict[object, Array] = {}
         self.spaces = self._find_spaces()
+        self._last = self._combined_reductions()
 
     def build(self) -> Problem:
         """The problem; every space must have a strategy."""
@@ -101,6 +103,19 @@ class Builder:
             network = replace(network, unary=tuple(costs.unary), binary=costs.binary)
         return Problem(self._pricing, spaces, compute, network)
 
+    def _combined_reductions(self) -> frozenset[int]:
+        """Reducing ops whose all-reduces the compiler combines, if there are any."""
+        if not self._pricing.cluster.combines_bytes:
+            return frozenset()
+        structure = self._structure
+        ops = [
+            structure.nodes[group.members[0].node].op
+            for group in structure.groups
+            if group.reduction
+        ]
+        reducing = frozenset(op for op in ops if op is not None)
+        return last_reductions(structure.program, reducing)
+
     def _find_spaces(self) -> tuple[Space, ...]:
         structure, pricing = self._structure, self._pricing
         scatters = pricing.cluster.fuses_reduce_scatter
@@ -120,17 +135,13 @@ class Builder:
     def _compute_costs(self, variable: int, space: Space) -> Array:
         """Compute of one group under each strategy [s], [num strategies]."""
         work = self._structure.work[variable]
-        device = self._pricing.cluster.device
-        flops = work.flops / space.before.prod(axis=1)
-        core = _traffic(work.core, space)
-        fused = _traffic(work.fused, space)
-        core_s = np.maximum(
-            flops / matmul_flops_per_s(device, work.dtype),
-            core / device.memory_bytes_per_s,
+        return _work_s(
+            work,
+            self._pricing.cluster.device,
+            parts=space.before,
+            core=_traffic(work.core, space),
+            fused=_traffic(work.fused, space),
         )
-        fused_s = fused / device.memory_bytes_per_s
-        total: Array = core_s + fused_s + work.kernels * device.launch_s
-        return total + work.runs * sum(_whole_s(each, device) for each in work.inside)
 
     def _reduction_costs(self, variable: int, space: Space) -> Array:
         """A group's own reductions under each strategy [s], [num strategies]."""
@@ -150,22 +161,33 @@ class Builder:
         for tensor in group.outputs:
             if tensor.member == 0:
                 bytes_ = structure.program.values[tensor.value].bytes_
-                key = (space, group.reduction, tensor.dims, tensor.reduced, bytes_)
+                is_last = root.op in self._last
+                key = (
+                    *(space, group.reduction, tensor.dims, tensor.reduced),
+                    *(bytes_, is_last),
+                )
                 if key not in self._reductions:
                     local = bytes_ / space.shards(tensor)
-                    found = self._reduction_s(space, group.reduction, local)
+                    found = self._reduction_s(
+                        space, group.reduction, local, is_last=is_last
+                    )
                     self._reductions[key] = found
                 costs += trips * self._reductions[key]
         return costs
 
     def _reduction_s(
-        self, space: Space, reduction: frozenset[int], local_bytes: Array
+        self,
+        space: Space,
+        reduction: frozenset[int],
+        local_bytes: Array,
+        *,
+        is_last: bool,
     ) -> Array:
         """Time to reduce one tensor under each strategy [s], [num strategies]."""
         return np.array(
             [
                 sum(
-                    self._pricing.collective_s(kind, payload, axes)
+                    self._collective_s(kind, payload, axes, is_last=is_last)
                     for kind, payload, axes in reductions(
                         strategy, reduction, local, mesh=space.mesh
                     )
@@ -176,15 +198,54 @@ class Builder:
             ]
         )
 
+    def _collective_s(
+        self, kind: str, payload: float, axes: tuple[str, ...], *, is_last: bool
+    ) -> float:
+        """Time of one collective [s]; the last ones are taken to start together."""
+        seconds = self._pricing.collective_s(kind, payload, axes)
+        if not is_last or self._pricing.actual_kind(kind) != "all_reduce":
+            return seconds
+        start_s = min(seconds, self._pricing.collective_s(kind, 1.0, axes))
+        return seconds - start_s * (1 - 1 / len(self._last))
+
+
+def _work_s(
+    work: Work, device: Device, *, parts: Array, core: Array, fused: Array
+) -> Array:
+    """Time of a group's work per step under some strategies [s], [num strategies].
+
+    Args:
+        work: Of the group.
+        device: Where it runs.
+        parts: Into how many each factor is cut, [num strategies, num factors].
+        core: Bytes that the first member's kernel moves [B], [num strategies].
+        fused: Bytes that the kernel of all others moves [B], [num strategies].
+    """
+    flops = work.flops / parts.prod(axis=1)
+    if work.extents is None:
+        core_s = kernel_s(flops, core, dtype=work.dtype, device=device)
+    else:
+        local = np.array(work.sizes) / parts
+        core_s = product_s(
+            flops,
+            core,
+            extents=[local[:, list(extent)].prod(axis=1) for extent in work.extents],
+            dtype=work.dtype,
+            device=device,
+        )
+    once: Array = core_s + memory_s(fused, device) + work.kernels * device.launch_s
+    once = once + sum(_whole_s(each, device) for each in work.inside)
+    return once * work.trips
+
 
 def _whole_s(work: Work, device: Device) -> float:
-    """Time of work on whole tensors, on one device [s]."""
-    rate = matmul_flops_per_s(device, work.dtype)
-    core = sum(moved.bytes_ for moved in work.core) / device.memory_bytes_per_s
-    fused = sum(moved.bytes_ for moved in work.fused) / device.memory_bytes_per_s
-    inside = work.runs * sum(_whole_s(each, device) for each in work.inside)
-    launch = work.kernels * device.launch_s
-    return max(work.flops / rate, core) + fused + launch + inside
+    """Time of work on whole tensors per step [s]."""
+    core, fused = (
+        np.array([sum(moved.bytes_ for moved in kernel)])
+        for kernel in (work.core, work.fused)
+    )
+    parts = np.ones((1, len(work.sizes)))
+    return float(_work_s(work, device, parts=parts, core=core, fused=fused)[0])
 
 
 def body_collective_s(collective: BodyCollective, pricing: Pricing) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from tepdist.analysis.bodies import body_collectives
 from tepdist.analysis.nodes import run_counts
 from tepdist.analysis.phases import Phase
+from tepdist.cost.combining import combine
 from tepdist.cost.pricing import Pricing
 from tepdist.cost.resharding import resharding_steps
 from tepdist.plans.types import Collective, Stage, StageMemory
@@ -33,13 +34,18 @@ def make_stage(
         memory: Of the problem.
     """
     decoded = decode(structure, problem, assignment)
-    collectives = (
-        *_reductions(structure, problem, assignment),
-        *_reshardings(structure, problem, assignment),
-        *_stated(structure, problem.pricing),
-    )
     program = structure.program
-    mesh = problem.pricing.mesh
+    pricing, mesh = problem.pricing, problem.pricing.mesh
+    collectives = combine(
+        program,
+        (
+            *_reductions(structure, problem, assignment),
+            *_reshardings(structure, problem, assignment),
+            *_stated(structure, pricing),
+        ),
+        pricing.collective_s,
+        most_bytes=pricing.cluster.combines_bytes,
+    )
     return Stage(
         index=0,
         devices=tuple(range(mesh.num_devices)),

@@ -6,9 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from tepdist.analysis.bodies import body_liveness
-from tepdist.analysis.groups import Group, GroupTensor, build_groups
+from tepdist.analysis.groups import Group, GroupTensor, Member, build_groups
 from tepdist.analysis.nodes import Node, build_nodes
-from tepdist.cost.compute import all_bytes, compute_dtype, flops, touched_bytes
+from tepdist.cost.compute import (
+    all_bytes,
+    compute_dtype,
+    flops,
+    is_matmul,
+    touched_bytes,
+)
 from tepdist.program.graph import CONSTRAINT, Op, Program
 
 
@@ -18,7 +24,7 @@ class Traffic:
 
     Attributes:
         tensor: As the group sees it.
-        bytes_: Of the whole tensor, times how often [B].
+        bytes_: Of the whole tensor, per run of the group's first member [B].
     """
 
     tensor: GroupTensor
@@ -33,22 +39,27 @@ class Work:
     from outside and writes what is read outside.
 
     Attributes:
-        flops: Of the first member, per step, divided by all its sharded factors.
+        trips: Runs of the first member per step.
+        sizes: Of the group's factors.
+        flops: Of the first member, per run, divided by all its sharded factors.
+        extents: Factors that make the rows, the columns and the contracted elements
+            of a matrix product; None for other ops.
         dtype: Element type it computes in.
         core: Tensors that the first member moves.
         fused: Tensors that the fused rest moves.
-        kernels: Kernels started per step.
+        kernels: Kernels started per run.
         inside: Work of one device in a manual computation, once for each run.
-        runs: How often that is per step.
     """
 
+    trips: int
+    sizes: tuple[int, ...]
     flops: float
+    extents: tuple[tuple[int, ...], ...] | None
     dtype: str
     core: tuple[Traffic, ...]
     fused: tuple[Traffic, ...]
     kernels: int
     inside: tuple["Work", ...] = ()
-    runs: int = 0
 
 
 def group_work(
@@ -77,19 +88,21 @@ def group_work(
             continue
         seen.add(key)
         trips = nodes[group.members[tensor.member].node].trips
-        bytes_ = program.values[tensor.value].bytes_ * trips
+        bytes_ = program.values[tensor.value].bytes_ * (trips / first.trips)
         if of_core:
             core.append(Traffic(tensor, bytes_ * share))
         else:
             fused.append(Traffic(tensor, bytes_))
     return Work(
-        flops=0.0 if op is None else flops(op, program.values) * first.trips,
+        trips=first.trips,
+        sizes=group.sizes,
+        flops=0.0 if op is None else flops(op, program.values),
+        extents=None if op is None else _extents(op, group.members[0]),
         dtype="f32" if op is None else compute_dtype(op, program.values),
         core=tuple(core),
         fused=tuple(fused),
-        kernels=first.trips * (int(op is not None) + int(bool(fused))),
+        kernels=int(op is not None) + int(bool(fused)),
         inside=() if body is None else _body_work(body),
-        runs=first.trips,
     )
 
 
@@ -112,6 +125,32 @@ def _body_work(body: Program) -> tuple[Work, ...]:
         group_work(body, nodes, group, stored=stored)
         for group in build_groups(body, nodes, {})
     )
+
+
+def _extents(op: Op, member: Member) -> tuple[tuple[int, ...], ...] | None:
+    """Group factors of a product's rows, columns and contracted elements."""
+    if op.rule is None or not is_matmul(op.kind):
+        return None
+    (result,) = _factors(op.rule.results, member)
+    operands = _factors(op.rule.operands, member)
+    # Of products that are added, the one of most dims; the others share what it has.
+    left, right = max(
+        zip(operands[::2], operands[1::2], strict=True),
+        key=lambda pair: len(set.union(*pair)),
+    )
+    parts = ((left & result) - right, (right & result) - left, right - result)
+    return tuple(tuple(sorted(part)) for part in parts)
+
+
+def _factors(
+    tensors: Sequence[Sequence[Sequence[int]]], member: Member
+) -> list[set[int]]:
+    """Group factors of each tensor of a rule."""
+    factors = (
+        {member.factors[factor] for dim in tensor for factor in dim}
+        for tensor in tensors
+    )
+    return [{factor for factor in each if factor is not None} for each in factors]
 
 
 def _share_touched(op: Op, program: Program) -> float:
