@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "explain": ("plan", "Say why a plan places a value as it does."),
         "diff": ("plan", "Show what two plans decide differently."),
         "run": ("run", "Plan a program and run it on the devices at hand."),
+        "verify": ("verify", "Compile a plan and hold its predictions against that."),
         "export": ("export", "Write a program as portable StableHLO with its roles."),
         "serve": ("serve", "Serve plans and training steps to clients."),
         "status": ("serve", "Show a server's sessions, programs and memory."),
