@@ -13,6 +13,7 @@ have it (so that a gradient dies where it is used). Not every value is a buffer:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,8 @@ from tepdist.analysis.phases import Phase
 from tepdist.program.graph import CONTROL_FLOW, Op, Program
 from tepdist.program.roles import Roles
 
-# Pointwise ops that a compiler would rather store than compute twice.
-_EXPENSIVE = frozenset(
+# Pointwise ops that XLA:CPU would rather store than compute twice.
+_TRANSCENDENTAL = frozenset(
     f"stablehlo.{kind}"
     for kind in [
         "exponential",
@@ -45,6 +46,10 @@ _EXPENSIVE = frozenset(
         "rng_bit_generator",
     ]
 ) | frozenset({"chlo.erf", "chlo.erfc", "chlo.erf_inv", "chlo.lgamma"})
+# An accelerator computes these again in less time than it takes to read them.
+_FAST = ("divide", "exponential", "log", "logistic", "rsqrt", "sqrt")
+_SLOW = _TRANSCENDENTAL - frozenset(f"stablehlo.{kind}" for kind in _FAST)
+_EXPENSIVE = MappingProxyType({"cpu": _TRANSCENDENTAL, "gpu": _SLOW, "tpu": _SLOW})
 _FUSING = frozenset({"stablehlo.reduce"})
 
 
@@ -75,6 +80,7 @@ def find_liveness(
     phases: Sequence[Phase],
     *,
     pointwise: frozenset[int],
+    platform: str,
 ) -> Liveness:
     """Lifetimes of all values.
 
@@ -83,6 +89,7 @@ def find_liveness(
         roles: Its roles.
         phases: Phase of each op.
         pointwise: Indices of pointwise ops.
+        platform: Of the devices: ``cpu``, ``gpu`` or ``tpu``.
     """
     position, last = _positions(program, phases)
     num_times = len(program.ops) + 1
@@ -94,7 +101,7 @@ def find_liveness(
         start[list(op.results)] = position[op.index]
         for region in op.regions:
             start[list(region.arguments)] = position[op.index]
-    fused = _fused(program, uses, pointwise)
+    fused = _fused(program, uses, pointwise, expensive=_EXPENSIVE[platform])
     for value in program.values:
         for user in uses[value.index]:
             end[value.index] = max(
@@ -172,7 +179,11 @@ def _scope(program: Program, op: Op) -> int | None:
 
 
 def _fused(
-    program: Program, uses: list[list[int]], pointwise: frozenset[int]
+    program: Program,
+    uses: list[list[int]],
+    pointwise: frozenset[int],
+    *,
+    expensive: frozenset[str],
 ) -> set[int]:
     """Values that exist inside fusions only."""
     kept = set(program.results)
@@ -186,7 +197,7 @@ def _fused(
         if op.index not in pointwise or len(op.results) != 1:
             continue
         (value,) = op.results
-        if value in kept or (len(uses[value]) > 1 and op.kind in _EXPENSIVE):
+        if value in kept or (len(uses[value]) > 1 and op.kind in expensive):
             continue
         if all(
             user in pointwise or program.ops[user].kind in _FUSING

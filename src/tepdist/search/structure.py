@@ -100,6 +100,7 @@ class Structure:
         lies_as: For each result the value whose sharding it takes: the argument that
             it replaces, else itself.
         phases: Phase of each op.
+        pointwise: Ops whose results depend on matching elements alone.
         liveness: When its buffers exist.
         nodes: Its nodes.
         groups: Its groups.
@@ -117,6 +118,7 @@ class Structure:
     next_values: Mapping[int, int]
     lies_as: tuple[int, ...]
     phases: tuple[Phase, ...]
+    pointwise: frozenset[int]
     liveness: Liveness
     nodes: tuple[Node, ...]
     groups: tuple[Group, ...]
@@ -131,7 +133,11 @@ class Structure:
 
 
 def build_structure(
-    program: Program, roles: Roles, apart: Mapping[int, object]
+    program: Program,
+    roles: Roles,
+    apart: Mapping[int, object],
+    *,
+    platform: str = "cpu",
 ) -> Structure:
     """The structure of a program.
 
@@ -140,6 +146,7 @@ def build_structure(
         roles: Its roles.
         apart: Values that the user constrains; layers that differ in them are not
             decided together.
+        platform: Of the devices: ``cpu``, ``gpu`` or ``tpu``.
     """
     next_values = _next_values(program, roles)
     phases = find_phases(program, roles)
@@ -157,7 +164,9 @@ def build_structure(
     pointwise = frozenset(
         node.op for node in nodes if node.op is not None and node.pointwise
     )
-    liveness = find_liveness(program, roles, phases, pointwise=pointwise)
+    liveness = find_liveness(
+        program, roles, phases, pointwise=pointwise, platform=platform
+    )
     stored = frozenset(np.flatnonzero(liveness.is_stored).tolist())
     work = tuple(group_work(program, nodes, groups[d], stored=stored) for d in deciders)
     return Structure(
@@ -165,6 +174,7 @@ def build_structure(
         next_values=next_values,
         lies_as=_lies_as(program, roles),
         phases=phases,
+        pointwise=pointwise,
         liveness=liveness,
         nodes=nodes,
         groups=groups,
