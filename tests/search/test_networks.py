@@ -1,7 +1,6 @@
 """Networks: descent, the solver and the search within limits against brute force."""
 
 import itertools
-import signal
 import time
 from dataclasses import replace
 
@@ -112,12 +111,11 @@ def test_following_an_order_decides_every_variable_and_keeps_what_is_fixed(seed)
     assert all(0 <= v < len(c) for v, c in zip(found, net.unary, strict=True))
 
 
-@pytest.mark.parametrize("time_limit_s", [None, 5.0])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_solver_finds_what_brute_force_finds(seed, time_limit_s):
+def test_the_solver_finds_what_brute_force_finds(seed):
     net = network(seed)
     best = cheapest(net)
-    found = solve(net, start(net), time_limit_s=time_limit_s)
+    found = solve(net, start(net), time_limit_s=30)
     assert found.cost == net.cost(found.assignment)
     assert found.cost == pytest.approx(best, rel=1e-6)
     assert found.lower_bound <= best * (1 + 1e-6)
@@ -128,16 +126,16 @@ def test_the_solver_finds_what_brute_force_finds(seed, time_limit_s):
 def test_an_upper_bound_below_the_best_is_proven_or_passed_over(seed):
     net = network(seed)
     best = cheapest(net)
-    hopeless = solve(net, start(net), upper=best / 2)
+    hopeless = solve(net, start(net), time_limit_s=30, upper=best / 2)
     assert hopeless.lower_bound == pytest.approx(best / 2)
     assert hopeless.cost == net.cost(hopeless.assignment)
-    useful = solve(net, start(net), upper=best * 1.01)
+    useful = solve(net, start(net), time_limit_s=30, upper=best * 1.01)
     assert useful.cost == pytest.approx(best, rel=1e-6)
 
 
 def test_a_start_that_costs_nothing_is_returned():
     net = Network((np.zeros(2),), {}, (), (np.zeros((2, 0)),), np.zeros(0), np.zeros(0))
-    found = solve(net, (1,))
+    found = solve(net, (1,), time_limit_s=30)
     assert found.assignment == (1,)
     assert found.cost == found.lower_bound == 0
 
@@ -158,26 +156,19 @@ def test_a_hard_network_ends_in_time_with_a_bound():
         np.zeros(0),
     )
     begin = Descent(hard).improve(start(hard))
-    started_s = time.process_time()
+    started_s = time.perf_counter()
     found = solve(hard, begin, time_limit_s=1)
-    assert time.process_time() - started_s < 3
+    assert time.perf_counter() - started_s < 3
     assert found.lower_bound < found.cost <= hard.cost(begin)
-
-
-def test_no_timer_outlives_a_solve():
-    # A timer of toulbar2 that expires after its solve ends the process.
-    net = network(0)
-    solve(net, start(net), time_limit_s=1)
-    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
-    solve_within(net, (), reference=1.0, upper=np.inf, time_limit_s=1)
-    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_within_limits_the_solver_finds_what_brute_force_finds(seed):
     net = network(seed)
     fitting = [net.cost(a) for a in assignments(net) if net.fits(a)]
-    found = solve_within(net, (), reference=net.cost(start(net)), upper=np.inf)
+    found = solve_within(
+        net, (), reference=net.cost(start(net)), upper=np.inf, time_limit_s=30
+    )
     if not fitting:
         assert found.assignment is None
         assert found.lower_bound == np.inf
@@ -186,7 +177,7 @@ def test_within_limits_the_solver_finds_what_brute_force_finds(seed):
     assert net.fits(found.assignment)
     assert net.cost(found.assignment) == pytest.approx(min(fitting), rel=1e-6)
     beaten = solve_within(
-        net, (), reference=net.cost(start(net)), upper=min(fitting) / 2
+        net, (), reference=net.cost(start(net)), upper=min(fitting) / 2, time_limit_s=30
     )
     assert beaten.assignment is None
     assert beaten.lower_bound == pytest.approx(min(fitting) / 2)
@@ -201,7 +192,9 @@ def test_a_clause_forbids_its_choices_and_no_others(seed):
     allowed = [
         net.cost(a) for a in assignments(net) if (a[0], a[3]) != (best[0], best[3])
     ]
-    found = solve_within(free, (clause,), reference=net.cost(best), upper=np.inf)
+    found = solve_within(
+        free, (clause,), reference=net.cost(best), upper=np.inf, time_limit_s=30
+    )
     if not allowed:
         assert found.assignment is None
         return
@@ -215,7 +208,7 @@ def test_a_limited_search_fits_if_it_says_so_and_its_bound_holds(seed):
     limit = float(net.limits.min())
 
     def exactly(priced, begin):
-        solution = solve(priced, begin)
+        solution = solve(priced, begin, time_limit_s=30)
         return solution.assignment, solution.lower_bound
 
     def price(prices):
@@ -248,7 +241,7 @@ def test_a_search_with_shared_costs_finds_what_brute_force_finds(seed, upper):
     net = network(seed)
     best = cheapest(net)
     bar = None if upper is None else best * upper
-    found = SharingSearch(net, start(net), upper=bar).run()
+    found = SharingSearch(net, start(net), time_limit_s=30, upper=bar).run()
     assert found.cost == pytest.approx(net.cost(found.assignment))
     assert found.lower_bound <= best * (1 + 1e-6)
     if upper is None or upper > 1:
@@ -267,5 +260,5 @@ def test_charged_costs_bound_shared_ones(seed):
         cost = net.cost(assignment)
         assert below.cost(assignment) <= cost * (1 + 1e-12)
         assert above.cost(assignment) >= cost * (1 - 1e-12)
-    bound = SharingSearch(net, start(net)).approach()
+    bound = SharingSearch(net, start(net), time_limit_s=30).approach()
     assert bound.lower_bound <= cheapest(net) * (1 + 1e-6) <= bound.cost * (1 + 1e-5)

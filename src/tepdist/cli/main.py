@@ -100,8 +100,10 @@ def app(*, debug: bool) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Runs the command and gives its exit code: 0, 1 (failed) or 2 (usage)."""
-    # What jax sets too, but too late where jaxlib is loaded before it: no chatter.
+    # No chatter of libraries before our errors. Jax sets the first too, but too late
+    # where jaxlib is loaded before it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     debug = "--debug" in arguments
     rest = [argument for argument in arguments if argument != "--debug"]
     try:

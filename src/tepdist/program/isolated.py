@@ -10,16 +10,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tepdist import children
 from tepdist.errors import ProgramError
 from tepdist.program.aliases import Aliases
 from tepdist.program.module import DAMAGED_HINT, short
 
 TIME_LIMIT_S = 300
-# The parent's import path is handed over: its own may have been set by hand.
-START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from tepdist.program import isolated, reader; isolated.answer(reader.prepare)"
-)
+_START = "from tepdist.program import isolated, reader; isolated.answer(reader.prepare)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +33,9 @@ def prepare_isolated(data: bytes) -> Prepared:
     Raises:
         ProgramError: what the reading raised, or that the child died of the bytes.
     """
-    path = json.dumps(sys.path)
     try:
         child = subprocess.run(
-            [sys.executable, "-c", START, path],
+            children.command(_START),
             input=data,
             capture_output=True,
             timeout=TIME_LIMIT_S,

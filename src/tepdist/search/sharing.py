@@ -26,22 +26,21 @@ class SharingSearch:
         network: Network,
         start: Sequence[int],
         *,
+        time_limit_s: float,
         upper: float | None = None,
-        time_limit_s: float | None = None,
     ) -> None:
         """Prepares a search.
 
         Args:
             network: Costs at least 0; limits are ignored.
             start: An assignment to improve on.
+            time_limit_s: That all runs may take [s].
             upper: A cost that an answer must beat to be of interest.
-            time_limit_s: CPU time that all runs may take [s].
         """
         self._network = network
         self._descent = Descent(network)
         self._upper = upper
-        self._start_s = time.process_time()
-        self._time_limit_s = time_limit_s
+        self._deadline_s = time.perf_counter() + time_limit_s
         self._best = tuple(start)
         self._bound = 0.0
 
@@ -80,7 +79,7 @@ class SharingSearch:
 
     def _solved(self, network: Network) -> Solution:
         return solve(
-            network, self._best, upper=self._wanted(), time_limit_s=self._left_s()
+            network, self._best, time_limit_s=self._left_s(), upper=self._wanted()
         )
 
     def _keep(self, assignment: tuple[int, ...]) -> None:
@@ -88,17 +87,14 @@ class SharingSearch:
         self._best = min(self._best, improved, key=self._network.cost)
 
     def _is_open(self) -> bool:
-        return self._bound < self._wanted() * (1 - _ALIKE) and self._left_s() != 0
+        return self._bound < self._wanted() * (1 - _ALIKE) and self._left_s() > 0
 
     def _wanted(self) -> float:
         cost = self._network.cost(self._best)
         return cost if self._upper is None else min(cost, self._upper)
 
-    def _left_s(self) -> float | None:
-        if self._time_limit_s is None:
-            return None
-        spent = time.process_time() - self._start_s
-        return max(self._time_limit_s - spent, 0.0)
+    def _left_s(self) -> float:
+        return max(self._deadline_s - time.perf_counter(), 0.0)
 
     def _solution(self) -> Solution:
         cost = self._network.cost(self._best)

@@ -1,26 +1,22 @@
 """The exact solver: a cost function network to optimality.
 
-The only file that knows pytoulbar2. Costs are scaled to integers such that rounding
-moves the total by less than 1e-6 of it.
+Costs are scaled to integers such that rounding moves the total by less than 1e-6 of it.
 """
 
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pytoulbar2
 
-from tepdist.search.handlers import handlers_kept
 from tepdist.search.network import Network
-from tepdist.search.shared import Shared
+from tepdist.search.shared import Array, Shared
+from tepdist.solver import child
+from tepdist.solver.integers import AtMost, IntegerNetwork, Integers, Table
 
 _RESOLUTION = 1e9  # integer cost of the first known solution
-_FORBIDDEN = 1e3  # times that solution's cost: never worth it
+_FORBIDDEN = int(_RESOLUTION * 1e3)  # never worth it
 _MAX_ONE_COPY = 3  # readers of which no two pairs can share two columns
 _USAGE_RESOLUTION = 1e6  # integer usage of a limit
-# toulbar2 keeps its options in globals: one solve at a time in a process.
-_lock = threading.Lock()
 
 # Values of some variables, of which not all may be chosen together.
 Clause = tuple[tuple[int, tuple[int, ...]], ...]
@@ -60,16 +56,16 @@ def solve(
     network: Network,
     start: Sequence[int],
     *,
+    time_limit_s: float,
     upper: float | None = None,
-    time_limit_s: float | None = None,
 ) -> Solution:
     """Best assignment of a network, its limits ignored.
 
     Args:
         network: Costs at least 0.
         start: An assignment to improve on; returned if nothing better exists.
+        time_limit_s: After which the best so far is returned [s].
         upper: A cost that an answer must beat to be of interest.
-        time_limit_s: CPU time after which the best so far is returned [s].
     """
     known = tuple(start)
     best = network.cost(known)
@@ -77,16 +73,16 @@ def solve(
     if wanted <= 0:
         return Solution(known, best, min(best, 0.0))
     scale = _RESOLUTION / wanted
-    with _lock:
-        pytoulbar2.tb2.init()  # its options belong to one thread
-        model = _model(network, scale, top=int(_RESOLUTION * 1.01) + 1)
-        found, is_complete = _run(model, network.num_variables, time_limit_s)
-        # Of a search that ended without an answer it says less than was proven.
-        bound = wanted if is_complete else float(model.GetDDualBound()) / scale
-    assignment = known if found is None else found
-    cost = network.cost(assignment)
-    if cost > best:
-        assignment, cost = known, best
+    answer = child.solve(
+        _integer_network(network, scale, top=int(_RESOLUTION * 1.01) + 1),
+        time_limit_s=time_limit_s,
+    )
+    bound = wanted if answer.is_complete else answer.lower_bound / scale
+    assignment, cost = known, best
+    if answer.values is not None:
+        found = answer.values[: network.num_variables]
+        if network.cost(found) <= best:
+            assignment, cost = found, network.cost(found)
     return Solution(assignment, cost, min(bound, cost))
 
 
@@ -96,7 +92,7 @@ def solve_within(
     *,
     reference: float,
     upper: float,
-    time_limit_s: float | None = None,
+    time_limit_s: float,
 ) -> Within:
     """Best assignment that keeps to the network's limits and to some clauses.
 
@@ -105,87 +101,89 @@ def solve_within(
         clauses: What may not be chosen together.
         reference: Cost of some assignment, the scale of others.
         upper: A cost that an answer must beat; infinite if any is of interest.
-        time_limit_s: CPU time that the solver may take [s].
+        time_limit_s: After which the best so far is returned [s].
     """
     scale = _RESOLUTION / max(reference, 1e-12)
-    top = int(_RESOLUTION * _FORBIDDEN)
-    if upper < reference * _FORBIDDEN:
+    top = _FORBIDDEN
+    if upper * scale < _FORBIDDEN:
         top = int(upper * scale) + 1
-    with _lock:
-        pytoulbar2.tb2.init()
-        model = _model(network, scale, top=top)
-        try:
-            for time_index in range(len(network.limits)):
-                _limit_usage(model, network, time_index)
-            for clause in clauses:
-                _forbid(model, clause)
-        except pytoulbar2.tb2.Contradiction:  # it sees at once that nothing fits
-            return Within(None, upper)
-        found, is_complete = _run(model, network.num_variables, time_limit_s)
-        bound = float(model.GetDDualBound()) / scale
-    if not is_complete:
-        return Within(found, bound)
+    limits = [_usage_limit(network, index) for index in range(len(network.limits))]
+    limits += [_clause_limit(clause) for clause in clauses]
+    answer = child.solve(
+        _integer_network(network, scale, top=top, limits=limits),
+        time_limit_s=time_limit_s,
+    )
+    found = None if answer.values is None else answer.values[: network.num_variables]
+    if not answer.is_complete:
+        return Within(found, answer.lower_bound / scale)
     return Within(found, upper if found is None else network.cost(found))
 
 
-def _limit_usage(model: "pytoulbar2.CFN", network: Network, time_index: int) -> None:
-    """Adds the limit on usage at one time; what fits still fits when rounded."""
+def _usage_limit(network: Network, time_index: int) -> AtMost:
+    """The limit on usage at one time; what fits still fits when rounded."""
     limit = float(network.limits[time_index] - network.fixed_usage[time_index])
     unit = max(limit / _USAGE_RESOLUTION, 1.0)
-    used = [
+    used = tuple(
         (variable, value, int(usage // unit))
         for variable, table in enumerate(network.usages)
         for value, usage in enumerate(table[:, time_index])
         if usage >= unit
+    )
+    return AtMost(used, int(limit // unit))
+
+
+def _clause_limit(clause: Clause) -> AtMost:
+    chosen = ((variable, value, 1) for variable, values in clause for value in values)
+    return AtMost(tuple(chosen), len(clause) - 1)
+
+
+def _integer_network(
+    network: Network, scale: float, *, top: int, limits: Sequence[AtMost] = ()
+) -> IntegerNetwork:
+    domains = [len(costs) for costs in network.unary]
+    tables = [
+        Table((index,), _integers(costs, scale))
+        for index, costs in enumerate(network.unary)
     ]
-    model.AddGeneralizedLinearConstraint(used, "<=", int(limit // unit))
+    tables += [
+        Table(pair, _integers(table, scale)) for pair, table in network.binary.items()
+    ]
+    for shared in network.shared:
+        copies = (
+            [_one_copy(shared)]
+            if len(shared.readers) <= _MAX_ONE_COPY
+            else _copies(shared)
+        )
+        for copy in copies:
+            tables += copy.tables(len(domains), scale)
+            domains.append(len(copy.costs))
+    return IntegerNetwork(tuple(domains), tuple(tables), tuple(limits), top)
 
 
-def _forbid(model: "pytoulbar2.CFN", clause: Clause) -> None:
-    chosen = [(variable, value, 1) for variable, values in clause for value in values]
-    model.AddGeneralizedLinearConstraint(chosen, "<=", len(clause) - 1)
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A variable that stands for a copy.
+
+    Attributes:
+        costs: Of each of its values.
+        tables: Cost of each value of a variable with each of its own, by variable.
+    """
+
+    costs: Array
+    others: tuple[tuple[int, Array], ...]
+
+    def tables(self, index: int, scale: float) -> list[Table]:
+        """Its costs as variable number `index`."""
+        return [
+            Table((index,), _integers(self.costs, scale)),
+            *(
+                Table((other, index), _integers(costs, scale))
+                for other, costs in self.others
+            ),
+        ]
 
 
-def _run(
-    model: "pytoulbar2.CFN", num_variables: int, time_limit_s: float | None
-) -> tuple[tuple[int, ...] | None, bool]:
-    """The best assignment, if any was found, and whether the search came to its end."""
-    limit = 0 if time_limit_s is None else max(1, round(time_limit_s))
-    with handlers_kept():
-        found = model.Solve(timeLimit=limit)
-    is_complete = not pytoulbar2.tb2.option.limited
-    if found is None:
-        return None, is_complete
-    return tuple(int(value) for value in found[0][:num_variables]), is_complete
-
-
-def _model(network: Network, scale: float, *, top: int) -> "pytoulbar2.CFN":
-    forbidden = int(_RESOLUTION * _FORBIDDEN)
-    # Virtual arc consistency before the search: without it a 300-variable network of
-    # a 2-layer GPT on 2x4 took 50 s, with it 1 s (2 cores, 2026-11).
-    model = pytoulbar2.CFN(top, vac=1)
-    model.Option.useRASPS = 1
-    for index, costs in enumerate(network.unary):
-        model.AddVariable(f"v{index}", [f"s{value}" for value in range(len(costs))])
-    for index, costs in enumerate(network.unary):
-        if len(costs) == 1:
-            model.AddFunction([], round(float(costs[0]) * scale))
-        else:
-            model.AddFunction([index], _integers(costs, scale, forbidden))
-    for (i, j), table in network.binary.items():
-        model.AddFunction([i, j], _integers(table.ravel(), scale, forbidden))
-    for index, shared in enumerate(network.shared):
-        if len(shared.readers) <= _MAX_ONE_COPY:
-            _share_one(model, shared, f"copy{index}", scale=scale)
-            continue
-        for column in range(1, shared.table.shape[1]):
-            _share(model, shared, column, name=f"copy{index}.{column}", scale=scale)
-    return model
-
-
-def _share_one(
-    model: "pytoulbar2.CFN", shared: Shared, name: str, *, scale: float
-) -> None:
+def _one_copy(shared: Shared) -> _Copy:
     """A shared cost as a variable: the row, and the column that is paid once.
 
     Readers of other columns pay for themselves. That is all there is to share for up
@@ -195,42 +193,41 @@ def _share_one(
     kept = costs > 0
     kept[:, 0] = True
     rows, columns = np.nonzero(kept)
-    forbidden = int(_RESOLUTION * _FORBIDDEN)
-    model.AddVariable(name, [f"s{value}" for value in range(len(rows))])
-    model.AddFunction([name], _integers(costs[rows, columns], scale, forbidden))
     payer = shared.payer
-    other_row = (payer.options[:, None] != rows).ravel()
-    model.AddFunction([payer.variable, name], (forbidden * other_row).tolist())
-    for reader in shared.readers:
-        own = np.where(
-            columns[:, None] == reader.options, 0.0, costs[rows][:, reader.options]
+    other_row = np.where(payer.options[:, None] == rows, 0.0, np.inf)
+    readers = (
+        (
+            reader.variable,
+            np.where(
+                reader.options[:, None] == columns,
+                0.0,
+                costs[rows][:, reader.options].T,
+            ),
         )
-        model.AddFunction(
-            [name, reader.variable], _integers(own.ravel(), scale, forbidden)
-        )
-
-
-def _share(
-    model: "pytoulbar2.CFN", shared: Shared, column: int, *, name: str, scale: float
-) -> None:
-    """One column of a shared cost as a variable: paid or not; who takes it needs it."""
-    forbidden = int(_RESOLUTION * _FORBIDDEN)
-    payer = shared.payer
-    model.AddVariable(name, ["unpaid", "paid"])
-    paid = _integers(shared.table[payer.options, column], scale, forbidden)
-    model.AddFunction(
-        [payer.variable, name], [cost for each in paid for cost in (0, each)]
+        for reader in shared.readers
     )
-    for reader in shared.readers:
-        takes = (reader.options == column).tolist()
-        if any(takes):
-            model.AddFunction(
-                [reader.variable, name],
-                [cost for each in takes for cost in (forbidden * each, 0)],
-            )
+    return _Copy(costs[rows, columns], ((payer.variable, other_row), *readers))
 
 
-def _integers(costs: "np.ndarray", scale: float, forbidden: int) -> list[int]:
-    scaled = np.minimum(np.rint(costs * scale), forbidden)
-    integers: list[int] = scaled.astype(np.int64).tolist()
-    return integers
+def _copies(shared: Shared) -> Iterator[_Copy]:
+    """A variable for each column: paid or not; who takes it needs it paid."""
+    payer = shared.payer
+    for column in range(1, shared.table.shape[1]):
+        paid = shared.table[payer.options, column]
+        takers = [(r.variable, r.options == column) for r in shared.readers]
+        yield _Copy(
+            np.zeros(2),
+            (
+                (payer.variable, np.stack([np.zeros_like(paid), paid], axis=1)),
+                *(
+                    (variable, np.stack([np.where(takes, np.inf, 0.0), 0.0 * takes], 1))
+                    for variable, takes in takers
+                    if takes.any()
+                ),
+            ),
+        )
+
+
+def _integers(costs: Array, scale: float) -> Integers:
+    scaled: Integers = np.minimum(np.rint(costs * scale), _FORBIDDEN).astype(np.int64)
+    return scaled.ravel()

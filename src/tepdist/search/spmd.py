@@ -1,8 +1,9 @@
 """The SPMD search: the best sharding of a whole program on one mesh of the cluster.
 
 For each candidate mesh a cost function network is built, solved (O1: descent from a
-few starts; O2: exactly, for as long as there is time) and kept within the memory
-limit. The cheapest answer that fits is decoded into a plan.
+few starts, and the solver where no descent fits; O2: exactly, for as long as there
+is time) and kept within the memory limit. The cheapest answer that fits is decoded
+into a plan.
 """
 
 import time
@@ -29,6 +30,7 @@ from tepdist.search.sharing import SharingSearch
 from tepdist.search.staging import make_stage
 from tepdist.search.structure import Structure, build_structure
 from tepdist.sharding import Mesh
+from tepdist.solver import child
 
 Progress = Callable[[str, float], None]
 
@@ -36,6 +38,8 @@ _PROVEN = 1e-6  # share of a cost by which a bound may miss it
 # Cuts prove the best answer within memory; an MLP of 29 variables took 3 s, one of 81
 # more than 20 s (2 cores, 2026-11).
 _MAX_CUT_VARIABLES = 32
+# Unless told how long to search, O2 spends no more on cuts, all meshes together [s].
+_CUTS_S = 12.0
 DEFAULT_TIME_LIMIT_S = {"O1": 5.0, "O2": 60.0, "O3": 600.0}
 
 
@@ -54,6 +58,8 @@ class _Clock:
         self._start = self._last = time.perf_counter()
         limit = options.time_limit_s
         self._limit = DEFAULT_TIME_LIMIT_S[options.level] if limit is None else limit
+        may_take_all = limit is not None or options.level == "O3"
+        self._cuts_limit = self._limit if may_take_all else _CUTS_S
         self.phases: dict[str, float] = {}
 
     @property
@@ -66,6 +72,11 @@ class _Clock:
 
     def is_over(self) -> bool:
         return self.left <= 0
+
+    def left_for_cuts(self, share: float) -> Callable[[], float]:
+        """Time left of a share of that for cuts, counted from now [s]."""
+        end = self.seconds + self._cuts_limit * share
+        return lambda: min(self.left, max(end - self.seconds, 0.0))
 
     def lap(self, phase: str) -> None:
         """Books the time since the last lap under a phase."""
@@ -97,6 +108,8 @@ def search(
         OptionsError: if a mesh or constraint cannot be honoured.
     """
     clock = _Clock(options)
+    if options.level != "O1":
+        child.prepare()
     meshes = candidate_meshes(cluster.num_devices, options.mesh)
     progress("analysis", 0.0)
     matched = matched_values(program, options.constraints)
@@ -115,7 +128,8 @@ def search(
         if clock.is_over():
             break
     clock.lap("descent")
-    if options.level != "O1":
+    # A limit that descent does not meet is for the solver, whatever the level.
+    if options.level != "O1" or all(c.outcome.peak > limit for c in candidates):
         candidates = _prove(candidates, limit, clock, progress=progress)
         clock.lap("solver")
     chosen = min(candidates, key=lambda c: rank(c.outcome, limit))
@@ -197,7 +211,9 @@ def _prove(
             proven.append(candidate)
             continue
         progress(f"solving mesh {candidate.mesh}", number / len(order))
-        outcome = _solve_exactly(candidate, limit, best, clock=clock)
+        outcome = _solve_exactly(
+            candidate, limit, best, clock=clock, cuts_share=1 / len(order)
+        )
         if outcome.peak <= limit:
             best = min(best, outcome.cost)
         proven.append(replace(candidate, outcome=outcome))
@@ -205,7 +221,12 @@ def _prove(
 
 
 def _solve_exactly(
-    candidate: _Candidate, limit: float, best: float, *, clock: _Clock
+    candidate: _Candidate,
+    limit: float,
+    best: float,
+    *,
+    clock: _Clock,
+    cuts_share: float,
 ) -> Outcome:
     memory, network = candidate.memory, candidate.problem.network
 
@@ -213,7 +234,7 @@ def _solve_exactly(
         priced: Network, start: Sequence[int]
     ) -> tuple[tuple[int, ...], float | None]:
         if priced is network:
-            search = SharingSearch(priced, start, upper=best, time_limit_s=clock.left)
+            search = SharingSearch(priced, start, time_limit_s=clock.left, upper=best)
             solution = search.run()
         else:
             search = SharingSearch(priced, start, time_limit_s=clock.left)
@@ -231,7 +252,7 @@ def _solve_exactly(
     if is_proven or network.num_variables > _MAX_CUT_VARIABLES:
         return better
     return CutSearch(network, memory, limit).run(
-        better, left_s=lambda: clock.left, upper=to_beat
+        better, left_s=clock.left_for_cuts(cuts_share), upper=to_beat
     )
 
 

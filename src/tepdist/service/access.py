@@ -53,7 +53,9 @@ def read_tokens(text: str) -> Access:
         client, separator, token = stripped.partition(":")
         if not separator or not client.strip() or not token.strip():
             raise SessionError(
-                "a line of the token file is not client:token", where=f"line {number}"
+                "a line of the token file is not client:token",
+                where=f"line {number}",
+                hint="write e.g. alice:s3cret, or start a comment with #",
             )
         tokens[token.strip()] = client.strip()
     if not tokens:

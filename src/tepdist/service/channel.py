@@ -157,5 +157,7 @@ def _authorities(*, tls: bool | str | Path) -> bytes | None:
         return Path(tls).read_bytes()
     except OSError as error:
         raise OptionsError(
-            f"the certificate cannot be read: {error.strerror}", where=str(tls)
+            f"the certificate cannot be read: {error.strerror}",
+            where=str(tls),
+            hint="tls is True, or a PEM file of the authorities to trust",
         ) from None

@@ -84,7 +84,11 @@ def _error_of(error: grpc.RpcError, address: str) -> TepdistError:
                 hint="is it a tepdist server, and of this version?",
             )
         case code:
-            return ServerFailed(f"the call failed: {code.name.lower()}: {text}")
+            return ServerFailed(
+                f"the call failed: {code.name.lower()}: {text}",
+                where=address,
+                hint="the server's log says what happened",
+            )
 
 
 def _lost(address: str, text: str) -> ConnectionLost:
@@ -98,7 +102,10 @@ def _read_detail(data: bytes) -> TepdistError:
     try:
         detail = pb.ErrorDetail.FromString(data)
     except DecodeError:
-        return ServerFailed("the server's error cannot be read")
+        return ServerFailed(
+            "the server's error cannot be read",
+            hint="is the server of another version than the client?",
+        )
     kind = KINDS.get(detail.kind, KINDS["ServerFailed"])[0]
     return kind(
         detail.problem,

@@ -185,7 +185,11 @@ def make_core(
         OptionsError: if the lease is no length of time, or plans cannot be kept.
     """
     if not session_ttl_s > 0:
-        raise OptionsError(f"a session lease of {session_ttl_s} s", where="session_ttl")
+        raise OptionsError(
+            f"a session lease of {session_ttl_s} s",
+            where="session_ttl",
+            hint="give a number of seconds above 0",
+        )
     plans_dir = None if data_dir is None else _made(data_dir / "plans")
     engine = Engine(cluster, devices_for(cluster), plans_dir)
     return Core(engine, session_ttl_s)
@@ -196,7 +200,9 @@ def _made(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionsError(
-            f"the folder cannot be made: {error.strerror}", where=str(folder)
+            f"the folder cannot be made: {error.strerror}",
+            where=str(folder),
+            hint="give --data-dir a folder that this user may write",
         ) from None
     return folder
 
@@ -206,7 +212,9 @@ def _read_token_file(path: Path) -> Access:
         return read_tokens(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OptionsError(
-            f"the token file cannot be read: {error.strerror}", where=str(path)
+            f"the token file cannot be read: {error.strerror}",
+            where=str(path),
+            hint="give --token-file a text file of lines client:token",
         ) from None
     except SessionError as error:
         where = f"{path}, {error.where}" if error.where else str(path)
@@ -232,6 +240,7 @@ def _bind(server: grpc.Server, listen: str, tls: ServerTls | None) -> int:
         raise OptionsError(
             f"the certificate or its key cannot be read: {error.strerror}",
             where=str(error.filename),
+            hint="give --tls-cert and --tls-key PEM files that this user may read",
         ) from None
     except RuntimeError:
         raise ConnectionLost(

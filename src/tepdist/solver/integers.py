@@ -1,0 +1,67 @@
+"""What the exact solver solves: a cost function network in integers, as plain data."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Costs of what one variable or two choose.
+
+    Attributes:
+        variables: One or two.
+        costs: At least 0; the last variable's values run fastest, [combinations].
+    """
+
+    variables: tuple[int, ...]
+    costs: Integers
+
+
+@dataclass(frozen=True, slots=True)
+class AtMost:
+    """A linear limit: the weights of the chosen values sum to no more.
+
+    Attributes:
+        terms: (variable, value, weight), weights above 0.
+        limit: Of the sum.
+    """
+
+    terms: tuple[tuple[int, int, int], ...]
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerNetwork:
+    """Choose a value for each of the variables 0..n-1.
+
+    Attributes:
+        domains: Number of values of each variable.
+        tables: Whose costs add up.
+        limits: What an answer keeps to.
+        top: An answer costs less.
+    """
+
+    domains: tuple[int, ...]
+    tables: tuple[Table, ...]
+    limits: tuple[AtMost, ...]
+    top: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the exact solver says.
+
+    Attributes:
+        values: The best assignment found; None if none was.
+        lower_bound: No assignment costs less, up to the network's `top`.
+        is_complete: Whether the search came to its end: what it found is the best,
+            and if it found nothing there is nothing.
+    """
+
+    values: tuple[int, ...] | None
+    lower_bound: float
+    is_complete: bool
