@@ -49,7 +49,7 @@ _TRANSCENDENTAL = frozenset(
 # An accelerator computes these again in less time than it takes to read them.
 _FAST = ("divide", "exponential", "log", "logistic", "rsqrt", "sqrt")
 _SLOW = _TRANSCENDENTAL - frozenset(f"stablehlo.{kind}" for kind in _FAST)
-_EXPENSIVE = MappingProxyType({"cpu": _TRANSCENDENTAL, "gpu": _SLOW, "tpu": _SLOW})
+EXPENSIVE = MappingProxyType({"cpu": _TRANSCENDENTAL, "gpu": _SLOW, "tpu": _SLOW})
 _FUSING = frozenset({"stablehlo.reduce"})
 
 
@@ -101,7 +101,7 @@ def find_liveness(
         start[list(op.results)] = position[op.index]
         for region in op.regions:
             start[list(region.arguments)] = position[op.index]
-    fused = _fused(program, uses, pointwise, expensive=_EXPENSIVE[platform])
+    fused = _fused(program, uses, pointwise, expensive=EXPENSIVE[platform])
     for value in program.values:
         for user in uses[value.index]:
             end[value.index] = max(

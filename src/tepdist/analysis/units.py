@@ -6,16 +6,24 @@ Source:
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from tepdist.analysis.schedule import Kernels
 
 
-def ancestors(operands: Sequence[Sequence[int]]) -> list[int]:
-    """For each kernel the set of all that it waits for, itself among them, as bits."""
+def ancestors(
+    operands: Sequence[Sequence[int]], marked: Mapping[int, int]
+) -> list[int]:
+    """For each kernel which marked ones it waits for, itself among them, as bits.
+
+    Args:
+        operands: Of each kernel.
+        marked: Kernel to its bit's position.
+    """
     found = [0] * len(operands)
-    for at in _topological(operands):
-        bits = 1 << at
+    for at in topological(operands):
+        bits = 1 << marked[at] if at in marked else 0
         for operand in operands[at]:
             bits |= found[operand]
         found[at] = bits
@@ -38,39 +46,57 @@ def combine(
     unit = list(range(len(kernels.operands)))
     alike: dict[Hashable, list[int]] = {}
     for at in sorted(keys):
-        alike.setdefault(keys[at], []).append(at)
-    waits_for: list[int] | None = None
+        if kernels.bytes_[at] < limit_bytes:
+            alike.setdefault(keys[at], []).append(at)
+    marked = {
+        at: bit for bit, at in enumerate(sorted(itertools.chain(*alike.values())))
+    }
+    found = ancestors(kernels.operands, marked)
+    waits_for = {at: found[at] for at in marked}
     for waiting in alike.values():
         while len(waiting) > 1:
-            if waits_for is None:
-                waits_for = ancestors(contract(kernels, unit))
-            group = _independent(kernels, waiting, waits_for, limit_bytes=limit_bytes)
+            group = _independent(
+                kernels, waiting, waits_for, marked=marked, limit_bytes=limit_bytes
+            )
             for at in group:
                 unit[at] = group[0]
             if len(group) > 1:
-                waits_for = None
+                _join(group, waits_for, marked)
             waiting = [at for at in waiting if at not in group]
     return tuple(unit)
+
+
+def _join(
+    group: Sequence[int], waits_for: dict[int, int], marked: Mapping[int, int]
+) -> None:
+    """Makes what waits for one of a group wait for all that the group waits for."""
+    members = sum(1 << marked[at] for at in group)
+    above = members
+    for at in group:
+        above |= waits_for[at]
+    for at, bits in waits_for.items():
+        if bits & members:
+            waits_for[at] = bits | above
 
 
 def _independent(
     kernels: Kernels,
     waiting: Sequence[int],
-    waits_for: Sequence[int],
+    waits_for: Mapping[int, int],
     *,
+    marked: Mapping[int, int],
     limit_bytes: int,
 ) -> list[int]:
     """The first of some kernels and those after it that may run with it."""
     first, *rest = waiting
-    group, size, members = [first], kernels.bytes_[first], 1 << first
+    group, size, members = [first], kernels.bytes_[first], 1 << marked[first]
+    above = waits_for[first]
     for at in rest:
         fits = size + kernels.bytes_[at] <= limit_bytes
-        waits = waits_for[at] & members or any(
-            waits_for[member] >> at & 1 for member in group
-        )
-        if fits and not waits:
+        if fits and not waits_for[at] & members and not above >> marked[at] & 1:
             group.append(at)
-            members |= 1 << at
+            members |= 1 << marked[at]
+            above |= waits_for[at]
             size += kernels.bytes_[at]
     return group
 
@@ -132,13 +158,18 @@ def guard(
     Returns:
         Kernels and units, the copies last.
     """
-    waits_for = ancestors(contract(kernels, unit))
+    contracted = contract(kernels, unit)
+    marked: dict[int, int] = {}
+    for argument in updates:
+        for at in kernels.users[argument]:
+            marked.setdefault(unit[at], len(marked))
+    waits_for = ancestors(contracted, marked)
     operands = [list(read) for read in kernels.operands]
     copies: list[int] = []
     for argument, update in updates.items():
         before = waits_for[unit[update]]
         readers = [at for at in kernels.users[argument] if at != update]
-        if all(before >> unit[at] & 1 for at in readers):
+        if all(before >> marked[unit[at]] & 1 for at in readers):
             continue
         copy = len(operands) + len(copies)
         copies.append(argument)
@@ -162,7 +193,7 @@ def guard(
     return guarded, (*unit, *range(len(unit), len(operands)))
 
 
-def _topological(operands: Sequence[Sequence[int]]) -> list[int]:
+def topological(operands: Sequence[Sequence[int]]) -> list[int]:
     missing = [len(set(read)) for read in operands]
     users: list[list[int]] = [[] for _ in operands]
     for at, read in enumerate(operands):

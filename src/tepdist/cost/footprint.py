@@ -16,7 +16,8 @@ from tepdist.analysis.schedule import (
     peak_bytes,
 )
 from tepdist.analysis.units import combine, guard, order_units
-from tepdist.cost.kernels import Graph, Placed, device_kernels
+from tepdist.cost.kernels import Graph, device_kernels
+from tepdist.cost.placed import Placed
 
 # XLA combines collectives up to this size.
 COMBINED_BYTES = 30 * 2**20

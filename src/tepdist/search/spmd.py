@@ -40,6 +40,7 @@ _PROVEN = 1e-6  # share of a cost by which a bound may miss it
 _MAX_CUT_VARIABLES = 32
 # Unless told how long to search, O2 spends no more on cuts, all meshes together [s].
 _CUTS_S = 12.0
+_MOST_TRIES = 3  # at a limit that what the compiler allocates keeps within
 DEFAULT_TIME_LIMIT_S = {"O1": 5.0, "O2": 60.0, "O3": 600.0}
 
 
@@ -81,7 +82,7 @@ class _Clock:
     def lap(self, phase: str) -> None:
         """Books the time since the last lap under a phase."""
         now = time.perf_counter()
-        self.phases[phase] = now - self._last
+        self.phases[phase] = self.phases.get(phase, 0.0) + now - self._last
         self._last = now
 
 
@@ -117,7 +118,55 @@ def search(
         program, roles, matched, platform=cluster.device.platform
     )
     clock.lap("analysis")
-    limit = options.memory_limit_bytes or cluster.device.usable_bytes
+    asked = limit = float(options.memory_limit_bytes or cluster.device.usable_bytes)
+    for _ in range(_MOST_TRIES):
+        candidates = _candidates(
+            structure,
+            cluster,
+            options,
+            matched=matched,
+            limit=limit,
+            clock=clock,
+            progress=progress,
+        )
+        chosen = min(candidates, key=lambda c: rank(c.outcome, limit))
+        if chosen.outcome.peak > limit:
+            raise _nothing_fits(candidates, limit)
+        stage = make_stage(
+            structure, chosen.problem, chosen.outcome.assignment, memory=chosen.memory
+        )
+        clock.lap("staging")
+        # The search counts buffers one by one; what the compiler makes of them may
+        # need more.
+        if stage.memory.peak <= asked or clock.is_over():
+            break
+        limit = min(limit, chosen.outcome.peak) * asked / stage.memory.peak
+    bounds = [c.outcome.lower_bound for c in candidates]
+    known = [bound for bound in bounds if bound is not None]
+    bound = min(*known, chosen.outcome.cost) if len(known) == len(meshes) else None
+    record = SearchRecord(
+        level=options.level,
+        seconds=clock.seconds,
+        phases=clock.phases,
+        cost_s=chosen.outcome.cost,
+        lower_bound_s=bound,
+        num_candidates=len(candidates),
+    )
+    return Found(stage, record)
+
+
+def _candidates(
+    structure: Structure,
+    cluster: Cluster,
+    options: Options,
+    *,
+    matched: Mapping[int, str],
+    limit: float,
+    clock: _Clock,
+    progress: Progress,
+) -> list[_Candidate]:
+    """An answer for each mesh that there is time for."""
+    meshes = candidate_meshes(cluster.num_devices, options.mesh)
     candidates: list[_Candidate] = []
     for number, mesh in enumerate(meshes):
         progress(f"mesh {mesh}", number / len(meshes))
@@ -132,25 +181,7 @@ def search(
     if options.level != "O1" or all(c.outcome.peak > limit for c in candidates):
         candidates = _prove(candidates, limit, clock, progress=progress)
         clock.lap("solver")
-    chosen = min(candidates, key=lambda c: rank(c.outcome, limit))
-    if chosen.outcome.peak > limit:
-        raise _nothing_fits(candidates, limit)
-    stage = make_stage(
-        structure, chosen.problem, chosen.outcome.assignment, memory=chosen.memory
-    )
-    clock.lap("staging")
-    bounds = [c.outcome.lower_bound for c in candidates]
-    known = [bound for bound in bounds if bound is not None]
-    bound = min(*known, chosen.outcome.cost) if len(known) == len(meshes) else None
-    record = SearchRecord(
-        level=options.level,
-        seconds=clock.seconds,
-        phases=clock.phases,
-        cost_s=chosen.outcome.cost,
-        lower_bound_s=bound,
-        num_candidates=len(candidates),
-    )
-    return Found(stage, record)
+    return candidates
 
 
 def _first_answer(

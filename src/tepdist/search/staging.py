@@ -2,15 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 
+from tepdist.analysis.liveness import EXPENSIVE
 from tepdist.analysis.phases import Phase
+from tepdist.cost.footprint import ALLOCATORS, footprint_bytes
+from tepdist.cost.placed import Placed, Reduction
 from tepdist.cost.resharding import resharding_steps
 from tepdist.plans.types import Collective, Stage, StageMemory
-from tepdist.program.graph import DTYPE_BYTES
+from tepdist.program.graph import DTYPE_BYTES, Program
 from tepdist.search.decode import decode, strategy_of
 from tepdist.search.memory import MemoryModel
 from tepdist.search.problem import Problem, reductions
 from tepdist.search.strategies import sharding_of
 from tepdist.search.structure import Structure, link_trips
+
+REDUCING = ("all_reduce", "reduce_scatter")
 
 
 def make_stage(
@@ -35,6 +40,23 @@ def make_stage(
     )
     program = structure.program
     mesh = problem.pricing.mesh
+    platform = problem.pricing.cluster.device.platform
+    peak = footprint_bytes(
+        Placed(
+            program=program,
+            mesh=mesh,
+            values=decoded.values,
+            operands=decoded.operands,
+            results=decoded.results,
+            partial=_partial(collectives, program),
+            expensive=EXPENSIVE[platform],
+            lent=structure.lent,
+            pointwise=structure.pointwise,
+            platform=platform,
+            alignment=ALLOCATORS[platform].alignment,
+        ),
+        ALLOCATORS[platform],
+    )
     return Stage(
         index=0,
         devices=tuple(range(mesh.num_devices)),
@@ -42,7 +64,7 @@ def make_stage(
         values=decoded.values,
         operands=decoded.operands,
         results=decoded.results,
-        memory=_memory(structure, assignment, memory),
+        memory=_memory(structure, assignment, memory, peak=peak),
         collectives=tuple(c for c in collectives if c.bytes_ > 0),
         compute_s=problem.compute_s(assignment),
         replicated_ops=tuple(
@@ -135,19 +157,33 @@ def _reshardings(
             )
 
 
+def _partial(
+    collectives: Sequence[Collective], program: Program
+) -> dict[int, Reduction]:
+    """Op to the first reduction of its result; others follow on what that leaves."""
+    made_by = {value.name: value.producer for value in program.values}
+    found: dict[int, Reduction] = {}
+    for each in collectives:
+        if made_by[each.value] == each.op and each.kind in REDUCING:
+            reduction = Reduction(each.kind, each.mesh_axes, each.bytes_)
+            found.setdefault(each.op, reduction)
+    return found
+
+
 def _memory(
     structure: Structure,
     assignment: Sequence[int],
     memory: MemoryModel,
+    *,
+    peak: int,
 ) -> StageMemory:
-    """Memory at the worst time, by what it is for.
+    """Peak memory, and what it is for at the time that the search takes for the worst.
 
     State: arguments. Gradients: what the backward phase made and the update reads.
     Activations: what the forward phase made. Temporaries: the rest.
     """
     program = structure.program
-    profile = memory.profile(assignment)
-    worst = int(profile.argmax())
+    worst = int(memory.profile(assignment).argmax())
     read_by_update = {
         value
         for op in program.ops
@@ -163,8 +199,8 @@ def _memory(
             totals["activations"] += bytes_
         elif structure.phases[producer] is Phase.BACKWARD and value in read_by_update:
             totals["gradients"] += bytes_
-    parts = {kind: round(total) for kind, total in totals.items()}
-    peak = round(float(profile[worst]))
-    return StageMemory(
-        **parts, temporaries=max(peak - sum(parts.values()), 0), peak=peak
-    )
+    left, parts = peak, {}
+    for kind, total in totals.items():
+        parts[kind] = min(round(total), left)
+        left -= parts[kind]
+    return StageMemory(**parts, temporaries=left, peak=peak)

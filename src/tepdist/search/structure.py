@@ -99,6 +99,7 @@ class Structure:
         next_values: Each state argument's value to the result that replaces it.
         lies_as: For each result the value whose sharding it takes: the argument that
             it replaces, else itself.
+        lent: Next values of donated arguments to the argument: they take its buffer.
         phases: Phase of each op.
         pointwise: Ops whose results depend on matching elements alone.
         liveness: When its buffers exist.
@@ -117,6 +118,7 @@ class Structure:
     program: Program
     next_values: Mapping[int, int]
     lies_as: tuple[int, ...]
+    lent: Mapping[int, int]
     phases: tuple[Phase, ...]
     pointwise: frozenset[int]
     liveness: Liveness
@@ -173,6 +175,7 @@ def build_structure(
         program=program,
         next_values=next_values,
         lies_as=_lies_as(program, roles),
+        lent=_lent(program, roles, replaced),
         phases=phases,
         pointwise=pointwise,
         liveness=liveness,
@@ -197,6 +200,21 @@ def _next_values(program: Program, roles: Roles) -> dict[int, int]:
         value_of[role.replaces]: value
         for role, value in zip(roles.results, program.results, strict=True)
         if role.replaces is not None
+    }
+
+
+def _lent(
+    program: Program, roles: Roles, replaced: Mapping[int, int]
+) -> dict[int, int]:
+    donated = {
+        value
+        for role, value in zip(roles.arguments, program.arguments, strict=True)
+        if role.donated
+    }
+    return {
+        value: argument
+        for value, argument in replaced.items()
+        if argument in donated and program.values[value].producer is not None
     }
 
 
