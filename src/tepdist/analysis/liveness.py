@@ -11,15 +11,15 @@ have it (so that a gradient dies where it is used). Not every value is a buffer:
 * a pointwise op writes over an operand of its result's size that nothing reads later.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tepdist.analysis.nodes import BARRIER, is_generated
 from tepdist.analysis.phases import Phase
+from tepdist.cluster.model import Device
 from tepdist.program.graph import CONTROL_FLOW, Op, Program
 from tepdist.program.roles import Roles
 
@@ -46,10 +46,12 @@ _TRANSCENDENTAL = frozenset(
         "rng_bit_generator",
     ]
 ) | frozenset({"chlo.erf", "chlo.erfc", "chlo.erf_inv", "chlo.lgamma"})
-# An accelerator computes these again in less time than it takes to read them.
+# Accelerators compute these again in less time than it takes to read them; unless
+# their memory is fast for their arithmetic: 26 bytes a clock and multiprocessor in
+# B200, 13 in A100 and H100. There XLA:GPU computes only the second set again.
 _FAST = ("divide", "exponential", "log", "logistic", "rsqrt", "sqrt")
-_SLOW = _TRANSCENDENTAL - frozenset(f"stablehlo.{kind}" for kind in _FAST)
-EXPENSIVE = MappingProxyType({"cpu": _TRANSCENDENTAL, "gpu": _SLOW, "tpu": _SLOW})
+_FAST_BESIDE_FAST_MEMORY = ("divide", "log", "logistic", "rsqrt", "sqrt")
+_FAST_MEMORY = frozenset({"b200"})
 _FUSING = frozenset({"stablehlo.reduce"})
 
 
@@ -74,13 +76,25 @@ class Liveness:
     is_buffer: NDArray[np.bool_]
 
 
+def expensive_kinds(device: Device) -> frozenset[str]:
+    """Kinds of pointwise op that a device's compiler stores rather than computes twice.
+
+    Args:
+        device: What runs them.
+    """
+    if device.platform == "cpu":
+        return _TRANSCENDENTAL
+    fast = _FAST_BESIDE_FAST_MEMORY if device.kind in _FAST_MEMORY else _FAST
+    return _TRANSCENDENTAL - {f"stablehlo.{kind}" for kind in fast}
+
+
 def find_liveness(
     program: Program,
     roles: Roles,
     phases: Sequence[Phase],
     *,
     pointwise: frozenset[int],
-    platform: str,
+    expensive: Collection[str],
 ) -> Liveness:
     """Lifetimes of all values.
 
@@ -89,7 +103,7 @@ def find_liveness(
         roles: Its roles.
         phases: Phase of each op.
         pointwise: Indices of pointwise ops.
-        platform: Of the devices: ``cpu``, ``gpu`` or ``tpu``.
+        expensive: Kinds of pointwise op that are not computed twice.
     """
     position, last = _positions(program, phases)
     num_times = len(program.ops) + 1
@@ -101,7 +115,7 @@ def find_liveness(
         start[list(op.results)] = position[op.index]
         for region in op.regions:
             start[list(region.arguments)] = position[op.index]
-    fused = _fused(program, uses, pointwise, expensive=EXPENSIVE[platform])
+    fused = _fused(program, uses, pointwise, expensive=expensive)
     for value in program.values:
         for user in uses[value.index]:
             end[value.index] = max(
@@ -183,7 +197,7 @@ def _fused(
     uses: list[list[int]],
     pointwise: frozenset[int],
     *,
-    expensive: frozenset[str],
+    expensive: Collection[str],
 ) -> set[int]:
     """Values that exist inside fusions only."""
     kept = set(program.results)

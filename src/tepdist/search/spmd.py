@@ -114,9 +114,7 @@ def search(
     meshes = candidate_meshes(cluster.num_devices, options.mesh)
     progress("analysis", 0.0)
     matched = matched_values(program, options.constraints)
-    structure = build_structure(
-        program, roles, matched, platform=cluster.device.platform
-    )
+    structure = build_structure(program, roles, matched, device=cluster.device)
     clock.lap("analysis")
     asked = limit = float(options.memory_limit_bytes or cluster.device.usable_bytes)
     for _ in range(_MOST_TRIES):

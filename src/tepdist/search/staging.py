@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from tepdist.analysis.liveness import EXPENSIVE
+from tepdist.analysis.liveness import expensive_kinds
 from tepdist.analysis.phases import Phase
 from tepdist.cost.footprint import ALLOCATORS, footprint_bytes
 from tepdist.cost.placed import Placed, Reduction
@@ -49,7 +49,7 @@ def make_stage(
             operands=decoded.operands,
             results=decoded.results,
             partial=_partial(collectives, program),
-            expensive=EXPENSIVE[platform],
+            expensive=expensive_kinds(problem.pricing.cluster.device),
             lent=structure.lent,
             pointwise=structure.pointwise,
             platform=platform,

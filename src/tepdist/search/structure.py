@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from tepdist.analysis.groups import Group, GroupTensor, build_groups
 from tepdist.analysis.layers import Link, build_links, tie_layers
-from tepdist.analysis.liveness import Liveness, find_liveness
+from tepdist.analysis.liveness import Liveness, expensive_kinds, find_liveness
 from tepdist.analysis.nodes import Node, build_nodes
 from tepdist.analysis.phases import Phase, find_phases
+from tepdist.cluster.model import Device
 from tepdist.program.graph import Program
 from tepdist.program.roles import Roles
 from tepdist.search.work import Work, group_work
@@ -139,7 +140,7 @@ def build_structure(
     roles: Roles,
     apart: Mapping[int, object],
     *,
-    platform: str = "cpu",
+    device: Device,
 ) -> Structure:
     """The structure of a program.
 
@@ -148,7 +149,7 @@ def build_structure(
         roles: Its roles.
         apart: Values that the user constrains; layers that differ in them are not
             decided together.
-        platform: Of the devices: ``cpu``, ``gpu`` or ``tpu``.
+        device: That it is planned for.
     """
     next_values = _next_values(program, roles)
     phases = find_phases(program, roles)
@@ -167,7 +168,7 @@ def build_structure(
         node.op for node in nodes if node.op is not None and node.pointwise
     )
     liveness = find_liveness(
-        program, roles, phases, pointwise=pointwise, platform=platform
+        program, roles, phases, pointwise=pointwise, expensive=expensive_kinds(device)
     )
     stored = frozenset(np.flatnonzero(liveness.is_stored).tolist())
     work = tuple(group_work(program, nodes, groups[d], stored=stored) for d in deciders)
