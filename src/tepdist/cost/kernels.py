@@ -15,7 +15,7 @@ from tepdist.analysis.nodes import BARRIER, source_dims
 from tepdist.analysis.schedule import Kernels
 from tepdist.cost.fusion import Fusion
 from tepdist.cost.placed import Placed
-from tepdist.program.graph import Op
+from tepdist.program.graph import DTYPE_BYTES, Op
 from tepdist.sharding import Sharding
 
 # Ops that write into their first operand if nothing reads it later.
@@ -169,7 +169,7 @@ class _Block:
         reads = self._op_reads(op)
         if op.kind in _UPDATING:
             reads = self._updating_reads(op, reads)
-        if op.kind == _SELECT_AND_SCATTER and placed.platform == "cpu":
+        if op.kind == _SELECT_AND_SCATTER:
             reads = self._scattering_reads(op)
         partial = placed.partial.get(op.index)
         bytes_ = sum(self._result_bytes(op, value) for value in op.results)
@@ -194,7 +194,12 @@ class _Block:
         return tuple((at, at in written) for at, _ in reads)
 
     def _scattering_reads(self, op: Op) -> Reads:
-        """XLA:CPU finds the place of each window's element first, then scatters."""
+        """The place of each window's element is found first, then scattered to.
+
+        A place is an index for each dim. XLA:CPU puts them into one tensor, made from
+        a tensor of indices for each dim; XLA:GPU keeps them apart, the element with
+        them.
+        """
         image, source = op.operands[:2]
         wanted = self._placed.operands[op.index]
         index_bytes = len(self._program.values[image].shape) * _INDEX_BYTES
@@ -203,11 +208,13 @@ class _Block:
             // sharding.num_shards(self._placed.mesh)
             for value, sharding in zip((image, source), wanted, strict=False)
         )
-        places = self._add(
-            [(at, False) for at, _ in self._read(image, wanted[0])],
-            elements * index_bytes,
-            inner=image_elements * index_bytes,
-        )
+        if self._placed.platform == "cpu":
+            bytes_, inner = elements * index_bytes, image_elements * index_bytes
+        else:
+            itemsize = DTYPE_BYTES.get(self._program.values[image].dtype, 0)
+            bytes_, inner = math.ceil(elements * (index_bytes + itemsize)), 0
+        read_image = [(at, False) for at, _ in self._read(image, wanted[0])]
+        places = self._add(read_image, bytes_, inner=inner)
         (result,) = op.results
         made = self._add((), self._result_bytes(op, result))
         read = self._read(source, wanted[1])

@@ -41,6 +41,7 @@ _MAX_CUT_VARIABLES = 32
 # Unless told how long to search, O2 spends no more on cuts, all meshes together [s].
 _CUTS_S = 12.0
 _MOST_TRIES = 3  # at a limit that what the compiler allocates keeps within
+_TOLERANCE = 1.1  # what the compiler allocates is predicted to about a tenth
 DEFAULT_TIME_LIMIT_S = {"O1": 5.0, "O2": 60.0, "O3": 600.0}
 
 
@@ -117,8 +118,9 @@ def search(
     structure = build_structure(program, roles, matched, device=cluster.device)
     clock.lap("analysis")
     asked = limit = float(options.memory_limit_bytes or cluster.device.usable_bytes)
+    stage: Stage | None = None
     for _ in range(_MOST_TRIES):
-        candidates = _candidates(
+        tried = _candidates(
             structure,
             cluster,
             options,
@@ -127,18 +129,22 @@ def search(
             clock=clock,
             progress=progress,
         )
-        chosen = min(candidates, key=lambda c: rank(c.outcome, limit))
-        if chosen.outcome.peak > limit:
-            raise _nothing_fits(candidates, limit)
+        best = min(tried, key=lambda c: rank(c.outcome, limit))
+        if best.outcome.peak > limit:
+            if stage is None or stage.memory.peak > asked * _TOLERANCE:
+                raise _nothing_fits(tried, limit)
+            break
+        candidates, chosen = tried, best
         stage = make_stage(
             structure, chosen.problem, chosen.outcome.assignment, memory=chosen.memory
         )
         clock.lap("staging")
-        # The search counts buffers one by one; what the compiler makes of them may
-        # need more.
+        # The search adds buffers up one by one; what the compiler makes of them may
+        # take more.
         if stage.memory.peak <= asked or clock.is_over():
             break
         limit = min(limit, chosen.outcome.peak) * asked / stage.memory.peak
+    assert stage is not None
     bounds = [c.outcome.lower_bound for c in candidates]
     known = [bound for bound in bounds if bound is not None]
     bound = min(*known, chosen.outcome.cost) if len(known) == len(meshes) else None
