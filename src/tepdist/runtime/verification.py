@@ -79,7 +79,7 @@ def verify(plan: Plan) -> tuple[StageCheck, ...]:
     )
     check = StageCheck(
         index=stage.index,
-        predicted_peak_bytes=stage.memory.peak,
+        predicted_peak_bytes=stage.memory.allocated,
         compiled_peak_bytes=peak_bytes(compiled),
         collectives=checks,
         predicted_exposed_s=plan.predicted.exposed_communication_s,

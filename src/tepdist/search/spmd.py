@@ -40,8 +40,6 @@ _PROVEN = 1e-6  # share of a cost by which a bound may miss it
 _MAX_CUT_VARIABLES = 32
 # Unless told how long to search, O2 spends no more on cuts, all meshes together [s].
 _CUTS_S = 12.0
-_MOST_TRIES = 3  # at a limit that what the compiler allocates keeps within
-_TOLERANCE = 1.1  # what the compiler allocates is predicted to about a tenth
 DEFAULT_TIME_LIMIT_S = {"O1": 5.0, "O2": 60.0, "O3": 600.0}
 
 
@@ -83,7 +81,7 @@ class _Clock:
     def lap(self, phase: str) -> None:
         """Books the time since the last lap under a phase."""
         now = time.perf_counter()
-        self.phases[phase] = self.phases.get(phase, 0.0) + now - self._last
+        self.phases[phase] = now - self._last
         self._last = now
 
 
@@ -117,60 +115,7 @@ def search(
     matched = matched_values(program, options.constraints)
     structure = build_structure(program, roles, matched, device=cluster.device)
     clock.lap("analysis")
-    asked = limit = float(options.memory_limit_bytes or cluster.device.usable_bytes)
-    stage: Stage | None = None
-    for _ in range(_MOST_TRIES):
-        tried = _candidates(
-            structure,
-            cluster,
-            options,
-            matched=matched,
-            limit=limit,
-            clock=clock,
-            progress=progress,
-        )
-        best = min(tried, key=lambda c: rank(c.outcome, limit))
-        if best.outcome.peak > limit:
-            if stage is None or stage.memory.peak > asked * _TOLERANCE:
-                raise _nothing_fits(tried, limit)
-            break
-        candidates, chosen = tried, best
-        stage = make_stage(
-            structure, chosen.problem, chosen.outcome.assignment, memory=chosen.memory
-        )
-        clock.lap("staging")
-        # The search adds buffers up one by one; what the compiler makes of them may
-        # take more.
-        if stage.memory.peak <= asked or clock.is_over():
-            break
-        limit = min(limit, chosen.outcome.peak) * asked / stage.memory.peak
-    assert stage is not None
-    bounds = [c.outcome.lower_bound for c in candidates]
-    known = [bound for bound in bounds if bound is not None]
-    bound = min(*known, chosen.outcome.cost) if len(known) == len(meshes) else None
-    record = SearchRecord(
-        level=options.level,
-        seconds=clock.seconds,
-        phases=clock.phases,
-        cost_s=chosen.outcome.cost,
-        lower_bound_s=bound,
-        num_candidates=len(candidates),
-    )
-    return Found(stage, record)
-
-
-def _candidates(
-    structure: Structure,
-    cluster: Cluster,
-    options: Options,
-    *,
-    matched: Mapping[int, str],
-    limit: float,
-    clock: _Clock,
-    progress: Progress,
-) -> list[_Candidate]:
-    """An answer for each mesh that there is time for."""
-    meshes = candidate_meshes(cluster.num_devices, options.mesh)
+    limit = options.memory_limit_bytes or cluster.device.usable_bytes
     candidates: list[_Candidate] = []
     for number, mesh in enumerate(meshes):
         progress(f"mesh {mesh}", number / len(meshes))
@@ -185,7 +130,25 @@ def _candidates(
     if options.level != "O1" or all(c.outcome.peak > limit for c in candidates):
         candidates = _prove(candidates, limit, clock, progress=progress)
         clock.lap("solver")
-    return candidates
+    chosen = min(candidates, key=lambda c: rank(c.outcome, limit))
+    if chosen.outcome.peak > limit:
+        raise _nothing_fits(candidates, limit)
+    stage = make_stage(
+        structure, chosen.problem, chosen.outcome.assignment, memory=chosen.memory
+    )
+    clock.lap("staging")
+    bounds = [c.outcome.lower_bound for c in candidates]
+    known = [bound for bound in bounds if bound is not None]
+    bound = min(*known, chosen.outcome.cost) if len(known) == len(meshes) else None
+    record = SearchRecord(
+        level=options.level,
+        seconds=clock.seconds,
+        phases=clock.phases,
+        cost_s=chosen.outcome.cost,
+        lower_bound_s=bound,
+        num_candidates=len(candidates),
+    )
+    return Found(stage, record)
 
 
 def _first_answer(

@@ -41,7 +41,7 @@ def make_stage(
     program = structure.program
     mesh = problem.pricing.mesh
     platform = problem.pricing.cluster.device.platform
-    peak = footprint_bytes(
+    allocated = footprint_bytes(
         Placed(
             program=program,
             mesh=mesh,
@@ -64,7 +64,7 @@ def make_stage(
         values=decoded.values,
         operands=decoded.operands,
         results=decoded.results,
-        memory=_memory(structure, assignment, memory, peak=peak),
+        memory=_memory(structure, assignment, memory, allocated=allocated),
         collectives=tuple(c for c in collectives if c.bytes_ > 0),
         compute_s=problem.compute_s(assignment),
         replicated_ops=tuple(
@@ -175,15 +175,16 @@ def _memory(
     assignment: Sequence[int],
     memory: MemoryModel,
     *,
-    peak: int,
+    allocated: int,
 ) -> StageMemory:
-    """Peak memory, and what it is for at the time that the search takes for the worst.
+    """Memory at the worst time, by what it is for.
 
     State: arguments. Gradients: what the backward phase made and the update reads.
     Activations: what the forward phase made. Temporaries: the rest.
     """
     program = structure.program
-    worst = int(memory.profile(assignment).argmax())
+    profile = memory.profile(assignment)
+    worst = int(profile.argmax())
     read_by_update = {
         value
         for op in program.ops
@@ -199,8 +200,11 @@ def _memory(
             totals["activations"] += bytes_
         elif structure.phases[producer] is Phase.BACKWARD and value in read_by_update:
             totals["gradients"] += bytes_
-    left, parts = peak, {}
-    for kind, total in totals.items():
-        parts[kind] = min(round(total), left)
-        left -= parts[kind]
-    return StageMemory(**parts, temporaries=left, peak=peak)
+    parts = {kind: round(total) for kind, total in totals.items()}
+    peak = round(float(profile[worst]))
+    return StageMemory(
+        **parts,
+        temporaries=max(peak - sum(parts.values()), 0),
+        peak=peak,
+        allocated=allocated,
+    )
