@@ -384,14 +384,34 @@ def checkpointed(draw: Draw) -> jax.Array:
 
 
 def solve(draw: Draw) -> jax.Array:
-    """Operations that no rule or only a custom call covers."""
-    x = fitted(draw.array(), (2, 4, 4))
+    """Operations that only a custom call covers."""
+    x = fitted(draw.array(), (draw.pick((2, 8, 12)), 4, 4))
     positive = x @ jnp.swapaxes(x, 1, 2) + 4 * jnp.eye(4)
-    if draw.chance(0.5):
+    kind = draw.below(4)
+    if kind == 0:
         return jnp.linalg.cholesky(positive)
-    return lax.linalg.triangular_solve(
-        jnp.tril(positive), x, left_side=True, lower=True
-    )
+    if kind == 1:
+        return lax.linalg.triangular_solve(
+            jnp.tril(positive), x, left_side=True, lower=True
+        )
+    if kind == 2:
+        return jnp.linalg.inv(positive)
+    return jnp.linalg.slogdet(positive)[1] / 4
+
+
+def orthogonal(draw: Draw) -> jax.Array:
+    x = fitted(draw.argument(), (draw.pick((2, 8, 12)), 8, 4))
+    x = x + jnp.eye(8, 4) * 4
+    return jnp.linalg.qr(x)[draw.below(2)]
+
+
+def fourier(draw: Draw) -> jax.Array:
+    x = draw.array(least_rank=1)
+    dim = draw.dim(x)
+    scale = math.sqrt(x.shape[dim])
+    if draw.chance(0.5):
+        return jnp.real(jnp.fft.fft(x, axis=dim)) / scale
+    return jnp.fft.irfft(jnp.fft.rfft(x, axis=dim) * 0.7, x.shape[dim], axis=dim)
 
 
 def barrier(draw: Draw) -> jax.Array:
@@ -409,10 +429,10 @@ COMMON: tuple[Step, ...] = (
 )  # fmt: skip
 RARE: tuple[Step, ...] = (
     argmax, barrier, branch, bytes_of, checkpointed, complex_product, concatenate,
-    convolve, cumulative, dynamic_loop, dynamic_slice, dynamic_update_slice, half,
-    integers, iota_mask, logical, loop, narrow, noise, one_hot, pad, precision, repeat,
-    reverse, scan, scatter, scatter_zero, select, solve, sort, strided_slice, take,
-    take_along, take_pairs, top_k, window,
+    convolve, cumulative, dynamic_loop, dynamic_slice, dynamic_update_slice,
+    fourier, half, integers, iota_mask, logical, loop, narrow, noise, one_hot,
+    orthogonal, pad, precision, repeat, reverse, scan, scatter, scatter_zero,
+    select, solve, sort, strided_slice, take, take_along, take_pairs, top_k, window,
 )  # fmt: skip
 
 STEPS: Mapping[str, tuple[Step, ...]] = MappingProxyType(

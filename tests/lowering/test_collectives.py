@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import lax
 
 from tepdist.cluster.presets import parse_cluster
@@ -24,6 +25,14 @@ def planned(fn, *shapes, constraints, mesh="2x4") -> tuple[Plan, str]:
     plan = compile_plan(traced.read(), traced.roles, cluster, options=options)
     (text,) = Executable(plan).hlo_text()
     return plan, text
+
+
+def priced_by_kind(plan: Plan) -> dict[str, int]:
+    totals: dict[str, int] = {}
+    for collective in plan.stages[0].collectives:
+        total = totals.get(collective.kind, 0)
+        totals[collective.kind] = total + collective.bytes_ * collective.count
+    return totals
 
 
 def blocked_of(fn, kind, *shapes) -> list[bool]:
@@ -64,11 +73,7 @@ def test_what_a_loop_carries_is_priced_on_each_turn():
 
     constraints = {"weight": ((), ("x",)), "x": ((), ("x",))}
     plan, text = planned(fn, (512, 512), (8, 512), constraints=constraints, mesh="4")
-    priced: dict[str, int] = {}
-    for collective in plan.stages[0].collectives:
-        total = priced.get(collective.kind, 0)
-        priced[collective.kind] = total + collective.bytes_ * collective.count
-    assert priced == bytes_by_kind(text)
+    assert priced_by_kind(plan) == bytes_by_kind(text)
     assert any(collective.count == 5 for collective in plan.stages[0].collectives)
 
 
@@ -83,6 +88,41 @@ def test_sums_over_two_contracted_dims_are_two_all_reduces():
     assert bytes_by_kind(text) == {"all_reduce": 2 * 16 * 16 * 4}
     axes = [collective.mesh_axes for collective in plan.stages[0].collectives]
     assert sorted(axes) == [("x",), ("y",)]
+
+
+def test_what_a_product_read_before_still_goes_by_all_to_all():
+    """On two axes, one unused: the partitioner has its sharding in two notations."""
+
+    def fn(x, y, z):
+        return jnp.einsum("btd,bthk->dhk", x, -y), -y + z
+
+    last = ((), (), ("x",), ())
+    first = (("x",), (), (), ())
+    shapes = (8, 12, 16), (8, 12, 2, 8), (8, 12, 2, 8)
+    whole = ((), (), ())
+    constraints = {"x": whole, "y": last, "negate.*": last, "z": first, "add.*": first}
+    plan, text = planned(fn, *shapes, constraints=constraints, mesh="2x3")
+    assert bytes_by_kind(text) == priced_by_kind(plan)
+    assert "all_to_all" in priced_by_kind(plan)
+
+
+def test_what_is_made_from_nothing_moves_nothing():
+    def fn(weight, none):
+        return none.T @ none + jnp.sin(weight), jnp.sum(none, 0)
+
+    constraints = {"weight": (("x",), ()), "none": ((), ("x",))}
+    plan, text = planned(fn, (8, 8), (0, 8), constraints=constraints, mesh="4")
+    assert bytes_by_kind(text) == priced_by_kind(plan) == {}
+    assert plan.search.cost_s == pytest.approx(plan.predicted.step_time_s)
+
+
+def test_a_result_that_is_only_a_broadcast_is_priced():
+    def fn(x):
+        made = jnp.sin(x)
+        return made, jnp.broadcast_to(made, (8, 16))
+
+    plan, text = planned(fn, (16,), constraints={"x": (("x",),)}, mesh="4")
+    assert bytes_by_kind(text) == priced_by_kind(plan)
 
 
 def test_a_reshape_without_a_common_cut_shards_neither_side():

@@ -12,6 +12,8 @@ from jax.interpreters import mlir
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import func
 
+from tepdist.program.sums import inline_sums
+
 F32, I32, U32 = jnp.float32, jnp.int32, jnp.uint32
 
 
@@ -173,6 +175,7 @@ def run_module() -> Callable[..., list[np.ndarray]]:
     def lower(context, *arguments, module, results):
         del results
         parsed = ir.Module.parse(module)
+        inline_sums(parsed)
         (main,) = (op for op in parsed.body.operations if op.sym_name.value == "main")
         types = list(main.type.results)
         name = mlir.merge_mlir_modules(

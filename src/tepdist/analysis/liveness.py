@@ -123,9 +123,11 @@ def find_liveness(
             )
     end[list(program.results)] = num_times - 1
     _extend_through_fusions(program, fused, end)
+    results = frozenset(program.results)
     is_stored = np.array(
         [
-            value.index not in fused and not is_generated(program, value.index)
+            value.index not in fused
+            and (value.index in results or not is_generated(program, value.index))
             for value in program.values
         ],
         np.bool_,

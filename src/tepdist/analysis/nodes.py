@@ -5,7 +5,7 @@ factors its tensors share. Three kinds of op make no node:
 
 * *Generated* values (constants, iota, broadcasts) cost nothing to make again, so each
   use has its own in the sharding it wants. A use of a broadcast counts as a use of
-  what was broadcast.
+  what was broadcast. One that is a result of the program has a node as such.
 * Ops on scalars alone lie on every device.
 * Control flow: its region ops are nodes like any other, tied to the op's operands and
   results by one *slot* node for each carried value. An optimization barrier, whose
@@ -150,6 +150,9 @@ def build_nodes(program: Program, next_values: Mapping[int, int]) -> tuple[Node,
             nodes.extend(_slots(program, op, counts[op.index]))
         elif not _makes_no_node(program, op):
             nodes.append(_op_node(program, op, counts[op.index]))
+    for value in dict.fromkeys(program.results):
+        if is_generated(program, value) and value not in next_values.values():
+            nodes.append(_held(program, (value,), (value,), trips=1))
     return tuple(nodes)
 
 

@@ -17,7 +17,7 @@ from tepdist.plans.explain import find_named
 from tepdist.plans.json import to_json
 from tepdist.plans.types import Options
 from tepdist.report.details import (
-    collective_table,
+    costliest,
     diff_screen,
     explanation_screen,
     named_table,
@@ -67,16 +67,14 @@ def explain(*, plan_file: Path, name: str | None) -> None:
     """Say why PLAN places the value or argument NAME as it does.
 
     NAME may be a pattern as in constraints, 'params/*'; what it means is listed if
-    that is more than one. Without NAME: the plan and its costliest collectives.
+    that is more than one. Without NAME: the plan, its costliest collectives
+    and why they are there.
     """
     loaded = files.load(plan_file)
     console = Console()
     if name is None:
         console.print(plan_screen(loaded))
-        for stage in loaded.stages:
-            costly = sorted(stage.collectives, key=lambda each: -each.seconds)
-            if costly:
-                console.print(collective_table("costliest", tuple(costly)))
+        console.print(costliest(loaded))
         return
     found = find_named(loaded, name)
     if len(found) > 1:

@@ -2,8 +2,9 @@
 
 Each function takes a payload as the plan states it (`Collective.bytes_`) and the
 spans of its group, innermost first, and is elementwise: a numpy array of payloads
-gives an array of times. A group of one costs nothing. No cost of starting a
-kernel and no overlap with compute is counted here.
+gives an array of times. A group of one costs nothing, and neither does a payload of
+no bytes: the compiler drops such a collective. No cost of starting a kernel and no
+overlap with compute is counted here.
 
 A level of n units with latency L and bandwidth W scatters or gathers b bytes by the
 better of
@@ -42,11 +43,11 @@ def reduce_scatter_s(bytes_: FloatOrArray, spans: Spans) -> FloatOrArray:
         bytes_: Size of the tensor that each device brings [B].
         spans: Group, innermost first.
     """
-    total = bytes_ * 0.0
+    total, left = bytes_ * 0.0, bytes_
     for span in spans:
-        total = total + _scatter_s(bytes_, span)
-        bytes_ = bytes_ / span.size
-    return total
+        total = total + _scatter_s(left, span)
+        left = left / span.size
+    return total * (bytes_ > 0)
 
 
 def all_gather_s(bytes_: FloatOrArray, spans: Spans) -> FloatOrArray:
@@ -88,7 +89,7 @@ def all_to_all_s(bytes_: FloatOrArray, spans: Spans) -> FloatOrArray:
         rounds = others.bit_length()
         bruck_s = rounds * level.latency_s + wire_s * (rounds / 2)
         total = total + _least(pairwise_s, bruck_s)
-    return total
+    return total * (bytes_ > 0)
 
 
 def collective_permute_s(bytes_: FloatOrArray, spans: Spans) -> FloatOrArray:
@@ -105,7 +106,7 @@ def collective_permute_s(bytes_: FloatOrArray, spans: Spans) -> FloatOrArray:
         if span.size > 1:
             level = span.level
             total = _greatest(total, level.latency_s + bytes_ / level.bytes_per_s)
-    return total
+    return total * (bytes_ > 0)
 
 
 COLLECTIVES: Mapping[str, Callable[[float, Spans], float]] = MappingProxyType(

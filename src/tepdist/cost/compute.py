@@ -32,6 +32,17 @@ def dot_general_flops(op: Op, values: Values) -> float:
     return _flops_per_product(values[op.results[0]].dtype) * products
 
 
+def sum_flops(op: Op, values: Values) -> float:
+    """Those of the products, whose operands come in pairs; their adds are fused."""
+    assert op.rule is not None
+    sizes, operands = op.rule.sizes, op.rule.operands
+    products = 0.0
+    for pair in zip(operands[::2], operands[1::2], strict=True):
+        factors = {factor for tensor in pair for dim in tensor for factor in dim}
+        products += math.prod(sizes[factor] for factor in factors)
+    return _flops_per_product(values[op.results[0]].dtype) * products
+
+
 def convolution_flops(op: Op, values: Values) -> float:
     """Two flops for each result element, window position and input feature.
 
@@ -126,6 +137,7 @@ _MATMULS: Mapping[str, Count] = MappingProxyType(
         "stablehlo.dot_general": dot_general_flops,
         "stablehlo.dot": dot_general_flops,
         "stablehlo.convolution": convolution_flops,
+        "sdy.named_computation": sum_flops,
     }
 )
 FLOPS: Mapping[str, Count] = MappingProxyType(

@@ -20,6 +20,7 @@ from tepdist.lowering.spmd import annotate
 from tepdist.plans.types import Stage
 from tepdist.program.graph import Program
 from tepdist.program.module import parse
+from tepdist.program.sums import inline_sums
 
 _NAME = "planned"
 
@@ -76,6 +77,7 @@ def _lower(
     if planned.stage is None:
         with host.context, ir.Location.unknown(host.context):
             module = parse(planned.program.module)
+            inline_sums(module)
     else:
         module = annotate(planned.program, planned.stage, host.context)
     (main,) = (op for op in module.body.operations if isinstance(op, func.FuncOp))

@@ -14,6 +14,7 @@ from jaxlib.mlir.dialects import sdy
 from tepdist.analysis.nodes import is_generated, source_dims
 from tepdist.cost.axis_parts import AxisPart, PartSharding
 from tepdist.cost.resharding import resharding_path
+from tepdist.lowering.per_device import Placed, run_per_device
 from tepdist.plans.types import Stage
 from tepdist.program.graph import CONTROL_FLOW, TOKEN, Op, Program
 from tepdist.program.module import parse
@@ -82,6 +83,7 @@ class _Annotator:
                 last = within.pop()
                 self._state_yields(last, operations[last])
             self._state_operands(index, operation)
+            operation = operations[index] = self._per_device(index, operation)
             self._state_results(index, operation)
             if operation.name in CONTROL_FLOW:
                 within.append(index)
@@ -123,6 +125,23 @@ class _Annotator:
                 value, operation.operands[position], sharding, before=operation
             )
 
+    def _per_device(self, index: int, operation: ir.Operation) -> ir.Operation:
+        """The op, or the region in which each device runs it on its shards."""
+        op = self._program.ops[index]
+        if op.rule is None or not op.rule.per_device:
+            return operation
+        placed = Placed(
+            op.rule,
+            self._stage.mesh,
+            self._stage.operands[index],
+            tuple(self._stage.values[value] for value in op.results),
+        )
+        return run_per_device(
+            operation,
+            placed,
+            [self._attribute(each) for each in (*placed.operands, *placed.results)],
+        )
+
     def _lying(
         self, value: int, given: Value, sharding: Sharding, *, before: ir.Operation
     ) -> Value:
@@ -153,9 +172,14 @@ class _Annotator:
 
         Left to find its own way, the partitioner gathers whole tensors for some pairs
         of shardings on two axes. So each step's outcome is stated.
+
+        It starts from a copy of the value: products and gathers leave what they read
+        with its sharding written another way, from which XLA knows no all-to-all (as
+        in jaxlib 0.12.0.1).
         """
         source, mesh = self._stage.values[value], self._stage.mesh
         shape = self._program.values[value].shape
+        given = sdy.ShardingConstraintOp(given, self._attribute(source)).result
         for parts in resharding_path(source, target, shape, mesh=mesh):
             attribute = parts_attribute(parts, mesh)
             given = sdy.ShardingConstraintOp(given, attribute).result

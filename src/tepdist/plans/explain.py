@@ -114,7 +114,7 @@ def explain(
     readers = {
         result for op in program.ops if index in op.operands for result in op.results
     } - own
-    update = _update_values(plan, name, index) - own - readers
+    update = update_values(plan, name, index) - own - readers
     return Explanation(
         name=name,
         role=known[name].role,
@@ -158,11 +158,16 @@ def _unknown(plan: Plan, name: str, known: Iterable[str]) -> OptionsError:
     )
 
 
-def _update_values(plan: Plan, name: str, index: int) -> set[int]:
+def update_values(plan: Plan, name: str, index: int) -> set[int]:
     """Values of an argument's size on the way back from its next value.
 
     An optimizer's update is elementwise: this walk meets the gradient, transposed
     perhaps, and ends at the product or sum that made it.
+
+    Args:
+        plan: Any.
+        name: Of the argument.
+        index: Its value.
     """
     program = plan.program
     todo = [

@@ -6,6 +6,7 @@ from tepdist.program import module as modules
 from tepdist.program.graph import Program
 from tepdist.program.roles import Roles
 from tepdist.program.sidecar import check_roles, roles_to_json, sidecar_path
+from tepdist.program.sums import inline_sums
 
 
 def portable_artifact(program: Program, *, version: str | None = None) -> bytes:
@@ -21,6 +22,7 @@ def portable_artifact(program: Program, *, version: str | None = None) -> bytes:
     """
     with modules.new_context():
         module = modules.parse(program.module)
+        inline_sums(module)
         return modules.write_portable(module, version or modules.portable_version())
 
 

@@ -10,28 +10,10 @@ from tepdist.program.graph import CONTROL_FLOW, TOKEN, Op, Program, Region, Rule
 from tepdist.program.loops import count_trips
 from tepdist.program.module import AnyValue
 from tepdist.program.normalise import main_function, name_stack
-from tepdist.program.rules import (
-    RULE_ATTRIBUTE,
-    block_combining,
-    block_uneven,
-    block_windows,
-    own_rule,
-    shardy_rule,
-)
+from tepdist.program.rules import RULE_ATTRIBUTE, own_rule, stated_rule
 from tepdist.program.signature import Signatures
 
 ADD_RULES = "func.func(sdy-populate-op-sharding-rules)"
-CONVOLUTION = "stablehlo.convolution"
-COMBINING = frozenset(
-    {
-        "stablehlo.all_reduce",
-        "stablehlo.reduce",
-        "stablehlo.reduce_scatter",
-        "stablehlo.reduce_window",
-        "stablehlo.scatter",
-        "stablehlo.select_and_scatter",
-    }
-)
 
 Type = tuple[tuple[int, ...], str]  # shape, dtype
 
@@ -146,18 +128,9 @@ class _Builder:
         if signature not in self.rules:
             shapes = [self.values[value].shape for value in values]
             num_operands = len(op.operands)
-            if RULE_ATTRIBUTE in op.attributes:
-                rule = shardy_rule(op.attributes[RULE_ATTRIBUTE])
-                rule = block_uneven(rule, shapes)
-                if op.name == CONVOLUTION:
-                    rule = block_windows(rule, op)
-                if op.name in COMBINING:
-                    rule = block_combining(rule, op)
-                self.rules[signature] = rule
-            else:
-                self.rules[signature] = own_rule(
-                    op.name, shapes[:num_operands], shapes[num_operands:]
-                )
+            self.rules[signature] = stated_rule(op, shapes) or own_rule(
+                op.name, shapes[:num_operands], shapes[num_operands:]
+            )
         return self.rules[signature]
 
     def _type(self, type_: ir.Type, name: str) -> Type:

@@ -73,6 +73,8 @@ class Rule:
             results to be reduced over its axes.
         blocked: Factors that may not be sharded: Shardy's need_replication and
             permutation factors, for which XLA would move data inside the op.
+        per_device: Whether a sharded op is to be run by each device on its shards,
+            because XLA would gather its operands.
     """
 
     sizes: tuple[int, ...]
@@ -80,6 +82,7 @@ class Rule:
     results: tuple[tuple[tuple[int, ...], ...], ...]
     reduction: frozenset[int] = frozenset()
     blocked: frozenset[int] = frozenset()
+    per_device: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 Afterwards there is one function, the public ``main``, without calls, attributes on
 its arguments or shardings; constants are folded and shared, common subexpressions
-are one op; each op's location is its name stack and nothing else, so that moving a
-source file changes no fingerprint. Normalising twice changes nothing, to the byte.
+are one op, as are matrix products that are added; each op's location is its name
+stack and nothing else, so that moving a source file changes no fingerprint.
+Normalising twice changes nothing, to the byte.
 
 The shardings that a program states for itself are dropped: the search decides.
 """
@@ -15,7 +16,9 @@ from jaxlib.mlir.dialects import func
 
 from tepdist.errors import ProgramError
 from tepdist.program import module as modules
+from tepdist.program.empty import fold_empty
 from tepdist.program.inline import find_ops, inline_calls, splice
+from tepdist.program.sums import inline_sums, outline_sums
 from tepdist.program.top_k import expand_top_k
 
 FOLDING = "canonicalize,cse,canonicalize,symbol-dce"
@@ -45,9 +48,12 @@ def normalise(module: ir.Module) -> None:
     inline_calls(module)
     _refuse_dynamic_shapes(main)
     expand_top_k(main)
+    fold_empty(main)
+    inline_sums(main)
     _drop_shardings(main)
     _drop_attributes(module, main)
     modules.run_passes(module, FOLDING)
+    outline_sums(main)
     _order_constants(main)
     _simplify_locations(module)
 

@@ -12,15 +12,67 @@ from jaxlib.mlir.dialects import sdy, stablehlo
 
 from tepdist.program.graph import Rule
 from tepdist.program.signature import single_op
+from tepdist.program.sums import is_sum, sum_rule
 
 RULE_ATTRIBUTE = "sdy.sharding_rule"
 
 ALL_REDUCED = frozenset(
-    f"stablehlo.{name}"
-    for name in ("add", "multiply", "minimum", "maximum", "and", "or", "xor")
+    f"stablehlo.{name}" for name in ("add", "multiply", "minimum", "maximum")
+)
+# All-reduced where they are a minimum and a maximum.
+ALL_REDUCED_BITS = frozenset({"stablehlo.and", "stablehlo.or"})
+CUSTOM_CALL = "stablehlo.custom_call"
+# XLA asks the target itself how to partition this one.
+SELF_PARTITIONED = "CustomSPMDPartitioning"
+PER_DEVICE = frozenset(
+    {
+        CUSTOM_CALL,
+        "stablehlo.cholesky",
+        "stablehlo.fft",
+        "stablehlo.triangular_solve",
+    }
+)
+
+COMBINING = frozenset(
+    {
+        "stablehlo.all_reduce",
+        "stablehlo.reduce",
+        "stablehlo.reduce_scatter",
+        "stablehlo.reduce_window",
+        "stablehlo.scatter",
+        "stablehlo.select_and_scatter",
+    }
 )
 
 Shapes: TypeAlias = Sequence[tuple[int, ...]]
+
+
+def stated_rule(op: ir.Operation, shapes: Shapes) -> Rule | None:
+    """The rule that Shardy put on an op, as far as XLA's partitioner follows it.
+
+    That of a sum of products is ours.
+
+    Args:
+        op: After ``sdy-populate-op-sharding-rules``.
+        shapes: Of its operands, then of its results.
+
+    Returns:
+        None if Shardy has no rule for such an op.
+    """
+    if is_sum(op):
+        return sum_rule(op)
+    if RULE_ATTRIBUTE not in op.attributes:
+        return None
+    rule = block_uneven(shardy_rule(op.attributes[RULE_ATTRIBUTE]), shapes)
+    if is_per_device(op):
+        return keep_batch(rule)
+    if op.name == "stablehlo.convolution":
+        return block_windows(rule, op)
+    if op.name == "stablehlo.dynamic_update_slice":
+        return block_updates(rule)
+    if op.name in COMBINING:
+        return block_combining(rule, op)
+    return rule
 
 
 def shardy_rule(attribute: ir.Attribute) -> Rule:
@@ -109,9 +161,41 @@ def block_combining(rule: Rule, op: ir.Operation) -> Rule:
     Partial results are made whole by one all-reduce, which knows a few plain ops. XLA
     gathers those of other bodies and of ops with several results (argmax).
     """
-    if len(op.results) == 1 and single_op(op) in ALL_REDUCED:
+    known = ALL_REDUCED
+    if str(ir.RankedTensorType(op.results[0].type).element_type) == "i1":
+        known |= ALL_REDUCED_BITS
+    if len(op.results) == 1 and single_op(op) in known:
         return rule
     return replace(rule, blocked=rule.blocked | rule.reduction)
+
+
+def block_updates(rule: Rule) -> Rule:
+    """The rule of a dynamic-update-slice: XLA gathers a dim that is updated in part."""
+    whole, update, *_ = rule.operands
+    return replace(
+        rule, blocked=rule.blocked | (_factors([whole]) - _factors([update]))
+    )
+
+
+def is_per_device(op: ir.Operation) -> bool:
+    """Whether XLA gathers the operands of such an op, whatever is stated about them."""
+    if op.name == CUSTOM_CALL:
+        target = ir.StringAttr(op.attributes["call_target_name"]).value
+        return target != SELF_PARTITIONED
+    return op.name in PER_DEVICE
+
+
+def keep_batch(rule: Rule) -> Rule:
+    """The rule of an op for each device to run on its shards: batch factors are free.
+
+    A batch factor cuts every result, so that no two devices make the same shard of
+    one, and what it cuts of the operands is all that a shard of the results needs.
+    """
+    batch = _factors(rule.operands) - rule.reduction
+    for tensor in rule.results:
+        batch &= _factors([tensor])
+    others = frozenset(range(len(rule.sizes))) - batch
+    return replace(rule, blocked=rule.blocked | others, per_device=True)
 
 
 def _per_operand(operands: Shapes, results: Shapes) -> Rule:

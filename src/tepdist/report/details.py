@@ -1,17 +1,20 @@
 """An explanation and a difference of plans as rich renderables."""
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 from tepdist.plans.diff import CostChange, PlanDiff
 from tepdist.plans.explain import Explanation, Named
 from tepdist.plans.json import bytes_per_device
+from tepdist.plans.reasons import Reasons
 from tepdist.plans.types import Collective, Plan
 from tepdist.report.terminal import facts, new_table, placement_text, traffic_cells
 from tepdist.report.units import bytes_text, counted, seconds_text
 from tepdist.sharding import Mesh, Sharding
 
 MOST_COLLECTIVES = 8
+MOST_REASONS = 10
 
 
 def explanation_screen(explanation: Explanation) -> RenderableType:
@@ -82,6 +85,32 @@ def collective_table(title: str, collectives: tuple[Collective, ...]) -> Rendera
     if rest:
         seconds = sum(each.seconds for each in rest)
         table.add_row(f"{len(rest)} more", "", "", "", seconds_text(seconds))
+    return Group("", table)
+
+
+def costliest(plan: Plan) -> RenderableType:
+    """The collectives that cost most, and why they are there."""
+    reasons = Reasons(plan)
+    found = sorted(
+        (each for stage in plan.stages for each in stage.collectives),
+        key=lambda each: -each.seconds,
+    )
+    if not found:
+        return Text("\nno collective is needed")
+    table = new_table("costliest", "payload", "time", numbers=("payload", "time"))
+    for each in found[:MOST_REASONS]:
+        kind = each.kind.replace("_", "-")
+        table.add_row(
+            Text(f"{each.phase} {kind} over {','.join(each.mesh_axes)}: {each.value}"),
+            f"{each.count} x {bytes_text(each.bytes_)}",
+            seconds_text(each.seconds),
+        )
+        why = Text(reasons.of(each), style="dim")
+        table.add_row(Padding(why, (0, 0, 0, 2)), "", "")
+    rest = found[MOST_REASONS:]
+    if rest:
+        seconds = sum(each.seconds for each in rest)
+        table.add_row(f"{len(rest)} more", "", seconds_text(seconds))
     return Group("", table)
 
 

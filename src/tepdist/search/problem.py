@@ -176,7 +176,7 @@ def reductions(
     for factor in dict.fromkeys(strategy.before[axis] for axis in summed):
         axes = tuple(names[axis] for axis in summed if strategy.before[axis] == factor)
         found.append(("all_reduce", payload, axes))
-    for axis in scattered:
+    for axis in reversed(scattered):
         payload *= mesh.shape[axis]
         found.append(("reduce_scatter", payload, (names[axis],)))
     return found[::-1]

@@ -1,0 +1,255 @@
+"""Puts matrix products that are added into one op, so that their sum is reduced once.
+
+``dq @ wq + dk @ wk + dv @ wv``, each product contracted over sharded dims, would take
+three all-reduces where one of the sum is enough, and XLA's partitioner makes each
+product whole by itself. So the products and their adds go into a
+``sdy.named_computation`` that is planned as one op, whose contracted dims are cut
+together. Whatever else is added to them is added afterwards.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import sdy, stablehlo
+
+from tepdist.program.graph import Rule
+from tepdist.program.inline import find_ops, splice
+from tepdist.program.module import AnyValue
+
+KIND = "sdy.named_computation"
+NAME = "tepdist.sum_of_products"
+ADD, PRODUCT, TRANSPOSE = (
+    "stablehlo.add",
+    "stablehlo.dot_general",
+    "stablehlo.transpose",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """A product, and what its result goes through before it is added.
+
+    Attributes:
+        ops: The product, and the transpose of its result if there is one.
+        kept: For each dim of what is added the operand dims that it is, as (operand,
+            dim): of both operands where it is a batch dim.
+        contracted: Dims of the left and of the right operand that are summed over.
+    """
+
+    ops: tuple[ir.Operation, ...]
+    kept: tuple[tuple[tuple[int, int], ...], ...]
+    contracted: tuple[tuple[int, int], ...]
+
+    @property
+    def shapes(self) -> tuple[list[int], list[int]]:
+        left, right = self.ops[0].operands
+        return _shape(left), _shape(right)
+
+
+def outline_sums(root: ir.OpView) -> None:
+    """Outlines every sum of products below `root`, in place."""
+    taken: set[AnyValue] = set()
+    sums: list[list[ir.Operation]] = []
+    for add in reversed(find_ops(root, {ADD})):
+        if add.results[0] not in taken:
+            sums.append(list(_adds(add)))
+            taken.update(each.results[0] for each in sums[-1])
+    for adds in sums:
+        _outline(adds)
+
+
+def _adds(root: ir.Operation) -> Iterator[ir.Operation]:
+    """An add and those of which it alone reads the results, operands first."""
+    for operand in root.operands:
+        inner = _only_read(operand, ADD)
+        if inner is not None and inner.block == root.block:
+            yield from _adds(inner)
+    yield root
+
+
+def _only_read(value: AnyValue, kind: str) -> ir.Operation | None:
+    """The op of this kind that makes a value, if the value is read once."""
+    owner = value.owner
+    if isinstance(owner, ir.Block) or owner.operation.name != kind:
+        return None
+    return owner.operation if len(list(value.uses)) == 1 else None
+
+
+def _outline(adds: Sequence[ir.Operation]) -> None:
+    """Outlines one sum, of which the last add is the whole."""
+    root = adds[-1]
+    made = {add.results[0] for add in adds}
+    leaves = [v for add in adds for v in add.operands if v not in made]
+    products: list[_Product] = []
+    others: list[AnyValue] = []
+    for leaf in leaves:
+        product = _product(leaf, root.block)
+        if product is None:
+            others.append(leaf)
+        else:
+            products.append(product)
+    if len(products) < 2 or not any(size > 1 for size in _shared_sizes(products)):
+        return
+    with root.location, ir.InsertionPoint(root):
+        total = _computation(root, products)
+        if others:
+            rest = others[0]
+            for other in others[1:]:
+                rest = stablehlo.add(rest, other)
+            total = stablehlo.add(rest, total)
+    root.results[0].replace_all_uses_with(total)
+    for add in reversed(adds):
+        add.erase()
+    for product in products:
+        for op in reversed(product.ops):
+            op.erase()
+
+
+def _product(value: AnyValue, block: ir.Block) -> _Product | None:
+    """The product that a value is, if nobody else reads it and it contracts a dim."""
+    transpose = _only_read(value, TRANSPOSE)
+    dot = _only_read(value if transpose is None else transpose.operands[0], PRODUCT)
+    if dot is None or dot.block != block:
+        return None
+    found = _described(dot, transpose)
+    return found if found.contracted else None
+
+
+def _described(dot: ir.Operation, transpose: ir.Operation | None) -> _Product:
+    numbers = stablehlo.DotDimensionNumbers(dot.attributes["dot_dimension_numbers"])
+    batch = list(
+        zip(
+            numbers.lhs_batching_dimensions,
+            numbers.rhs_batching_dimensions,
+            strict=True,
+        )
+    )
+    contracted = tuple(
+        zip(
+            numbers.lhs_contracting_dimensions,
+            numbers.rhs_contracting_dimensions,
+            strict=True,
+        )
+    )
+    kept: list[tuple[tuple[int, int], ...]] = [((0, a), (1, b)) for a, b in batch]
+    for operand, value in enumerate(dot.operands):
+        used = {pair[operand] for pair in (*batch, *contracted)}
+        kept += [((operand, d),) for d in range(len(_shape(value))) if d not in used]
+    if transpose is None:
+        return _Product((dot,), tuple(kept), contracted)
+    order = ir.DenseI64ArrayAttr(transpose.attributes["permutation"])
+    return _Product((dot, transpose), tuple(kept[dim] for dim in order), contracted)
+
+
+def _shared_sizes(products: Sequence[_Product]) -> list[int]:
+    """Into how many parts the contracted dims of all products can be cut together.
+
+    Products have the contracted dims of the same position in common.
+    """
+    return [
+        math.gcd(
+            *(
+                product.shapes[0][left]
+                for product, (left, _) in zip(products, pairs, strict=True)
+            )
+        )
+        for pairs in zip(*(product.contracted for product in products), strict=False)
+    ]
+
+
+def inline_sums(root: ir.Module | ir.OpView) -> None:
+    """Puts the ops of every sum of products where it stands: undoes `outline_sums`."""
+    for op in find_ops(root, {KIND}):
+        if is_sum(op):
+            op.location = ir.Location.unknown()  # its ops have their full names
+            splice(op.regions[0].blocks[0], op)
+
+
+def _computation(root: ir.Operation, products: Sequence[_Product]) -> AnyValue:
+    """The sum as one op, where the insertion point is."""
+    operands = [value for product in products for value in product.ops[0].operands]
+    computation = sdy.NamedComputationOp([root.results[0].type], NAME, operands)
+    types = [operand.type for operand in operands]
+    block = computation.regions[0].blocks.append(
+        *types, arg_locs=[root.location] * len(types)
+    )
+    with ir.InsertionPoint(block):
+        arguments = iter(block.arguments)
+        parts = [_clone(product.ops, arguments) for product in products]
+        total = parts[0]
+        for part in parts[1:]:
+            total = stablehlo.add(total, part)
+        sdy.ReturnOp([total])
+    made: AnyValue = computation.results[0]
+    return made
+
+
+def _clone(ops: Sequence[ir.Operation], arguments: Iterator[AnyValue]) -> AnyValue:
+    dot = ops[0].clone()
+    dot.operands[0], dot.operands[1] = next(arguments), next(arguments)
+    result: AnyValue = dot.results[0]
+    for op in ops[1:]:
+        copy = op.clone()
+        copy.operands[0] = result
+        result = copy.results[0]
+    return result
+
+
+def is_sum(op: ir.Operation) -> bool:
+    """Whether an op is a sum of products that `outline_sums` made."""
+    return op.name == KIND and ir.StringAttr(op.attributes["name"]).value == NAME
+
+
+def sum_rule(op: ir.Operation) -> Rule:
+    """The rule of a sum of products: operands in pairs, one factor for each result dim.
+
+    Then one for each contracted dim that the products share, which all of them cut
+    together, and those that none cuts.
+    """
+    products = list(_products(op))
+    result = _shape(op.results[0])
+    shared = _shared_sizes(products)
+    sizes = [*result, *shared]
+    next_factor = count(len(sizes))
+    blocked = []
+    operands: list[tuple[tuple[int, ...], ...]] = []
+    for product in products:
+        dims: list[list[tuple[int, ...]]] = [[()] * len(s) for s in product.shapes]
+        for factor, places in enumerate(product.kept):
+            for operand, dim in places:
+                dims[operand][dim] = (factor,)
+        for position, (left, right) in enumerate(product.contracted):
+            cut = (len(result) + position,) if position < len(shared) else ()
+            size = product.shapes[0][left]
+            rest = size // shared[position] if cut else size
+            if rest > 1:
+                whole = next(next_factor)
+                sizes.append(rest)
+                blocked.append(whole)
+                cut = (*cut, whole)
+            dims[0][left] = dims[1][right] = cut
+        operands += (tuple(each) for each in dims)
+    return Rule(
+        sizes=tuple(sizes),
+        operands=tuple(operands),
+        results=(tuple((factor,) for factor in range(len(result))),),
+        reduction=frozenset(range(len(result), len(result) + len(shared))),
+        blocked=frozenset(blocked),
+        per_device=True,
+    )
+
+
+def _products(op: ir.Operation) -> Iterator[_Product]:
+    for inner in op.regions[0].blocks[0].operations:
+        if inner.operation.name == PRODUCT:
+            (use,) = inner.operation.results[0].uses
+            user = use.owner.operation
+            transpose = user if user.name == TRANSPOSE else None
+            yield _described(inner.operation, transpose)
+
+
+def _shape(value: AnyValue) -> list[int]:
+    return list(ir.RankedTensorType(value.type).shape)

@@ -1,0 +1,67 @@
+"""Each op, sharded in every way that its rule leaves free, moves what is priced.
+
+XLA gathers the operands of some ops whatever is stated about them, and of others
+along some dims. Their rules must not leave such factors free, or the op must go to
+each device with its shards.
+"""
+
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+
+from tepdist.cluster.presets import parse_cluster
+from tepdist.compiler import compile_plan
+from tepdist.frontends.jax import trace
+from tepdist.lowering.compiled import bytes_by_kind
+from tepdist.plans.types import Options
+from tepdist.runtime.local import Executable
+from tepdist.sharding import Mesh
+
+from .every_strategy import plans_by_strategy
+from .one_op import OPS, OneOp
+
+# Of many ops, or compiled for seconds.
+LONG = ("determinant", "inverse", "lu", "max-pool-slope", "random-normal", "solve")
+CASES = [
+    pytest.param(
+        mesh,
+        name,
+        id=f"{name}-{mesh}",
+        marks=[pytest.mark.slow] if mesh != "4" or name in LONG else [],
+    )
+    for mesh in ("4", "2x4")
+    for name in OPS
+    if mesh == "4" or name not in LONG
+]
+
+
+@pytest.mark.parametrize(("mesh", "name"), CASES)
+def test_an_op_sharded_in_any_way_moves_what_is_priced(mesh: str, name: str) -> None:
+    assert list(differences(OPS[name], Mesh.parse(mesh))) == []
+
+
+def differences(case: OneOp, mesh: Mesh):
+    """What goes wrong under each strategy."""
+    arguments = case.arguments()
+    traced = trace(case.fn, arguments, {}, state_argnums=(), platform=case.platform)
+    plan = compile_plan(
+        traced.read(),
+        traced.roles,
+        parse_cluster(f"cpu:{mesh.num_devices}"),
+        options=Options(mesh=mesh, level="O1"),
+    )
+    wanted = [np.asarray(x) for x in jax.tree.leaves(jax.jit(case.fn)(*arguments))]
+    for label, sharded in plans_by_strategy(plan):
+        executable = Executable(sharded)
+        priced: Counter[str] = Counter()
+        for collective in sharded.stages[0].collectives:
+            priced[collective.kind] += collective.bytes_ * collective.count
+        compiled = bytes_by_kind(executable.hlo_text()[0])
+        if priced != compiled:
+            yield f"{label}: {dict(priced)} priced, {compiled} compiled"
+        got = executable([executable.put(i, x) for i, x in enumerate(arguments)])
+        for one, other in zip(wanted, got, strict=True):
+            if not np.allclose(one, np.asarray(other), rtol=1e-3, atol=1e-3):
+                yield f"{label}: other numbers"
