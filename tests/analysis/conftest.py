@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tepdist.cluster.presets import parse_cluster
 from tepdist.frontends.jax import trace
 from tepdist.search.structure import Structure, build_structure
+
+CPU = parse_cluster("cpu:4").device
 
 
 class Facts:
@@ -90,6 +93,6 @@ def facts_of() -> Callable[..., Facts]:
 
         args = [jax.tree.map(leaf, shape, is_leaf=is_shape) for shape in shapes]
         traced = trace(step, args, {}, **options)
-        return Facts(build_structure(traced.read(), traced.roles, {}))
+        return Facts(build_structure(traced.read(), traced.roles, {}, device=CPU))
 
     return find

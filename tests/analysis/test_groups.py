@@ -6,8 +6,11 @@ import jax.numpy as jnp
 import pytest
 
 from tepdist import zoo
+from tepdist.cluster.presets import parse_cluster
 from tepdist.frontends.jax import trace
 from tepdist.search.structure import build_structure
+
+CPU = parse_cluster("cpu:4").device
 
 SQUARE = (32, 32)
 
@@ -85,7 +88,7 @@ def test_nothing_joins_along_a_factor_that_may_not_be_cut(facts_of):
 def structure(request):
     built = zoo.build(request.param)
     traced = trace(built.train_step, (built.state, built.batch), {})
-    return build_structure(traced.read(), traced.roles, {})
+    return build_structure(traced.read(), traced.roles, {}, device=CPU)
 
 
 def test_every_node_is_a_member_of_one_group(structure):

@@ -6,8 +6,11 @@ import pytest
 from jax import lax
 
 from tepdist import zoo
+from tepdist.cluster.presets import parse_cluster
 from tepdist.frontends.jax import trace
 from tepdist.search.structure import build_structure
+
+CPU = parse_cluster("cpu:4").device
 
 SQUARE = (32, 32)
 
@@ -168,7 +171,7 @@ def test_an_update_runs_as_soon_as_its_gradient_is_there(facts_of):
 def test_no_op_reads_what_does_not_exist(spec):
     built = zoo.build(spec)
     traced = trace(built.train_step, (built.state, built.batch), {})
-    found = build_structure(traced.read(), traced.roles, {})
+    found = build_structure(traced.read(), traced.roles, {}, device=CPU)
     program, liveness = found.program, found.liveness
     assert sorted(liveness.position) == list(range(len(program.ops)))
     for op in program.ops:

@@ -8,15 +8,18 @@ import pytest
 
 from tepdist import zoo
 from tepdist.analysis.phases import Phase
+from tepdist.cluster.presets import parse_cluster
 from tepdist.frontends.jax import trace
 from tepdist.program.sums import KIND
 from tepdist.search.structure import build_structure
+
+CPU = parse_cluster("cpu:4").device
 
 
 def structure_of(spec):
     built = zoo.build(spec)
     traced = trace(built.train_step, (built.state, built.batch), {})
-    return build_structure(traced.read(), traced.roles, {})
+    return build_structure(traced.read(), traced.roles, {}, device=CPU)
 
 
 def count(structure, kind, phase):
@@ -104,7 +107,7 @@ def test_a_program_without_state_is_all_forward():
         tuple(jax.ShapeDtypeStruct((8, 8), jnp.float32) for _ in range(2)),
         {},
     )
-    structure = build_structure(traced.read(), traced.roles, {})
+    structure = build_structure(traced.read(), traced.roles, {}, device=CPU)
     assert set(structure.phases) == {Phase.FORWARD}
 
 
@@ -125,7 +128,7 @@ def test_clipping_by_the_global_norm_is_an_update():
         }, value
 
     traced = trace(step, (state, jax.ShapeDtypeStruct((32, 16), np.float32)), {})
-    structure = build_structure(traced.read(), traced.roles, {})
+    structure = build_structure(traced.read(), traced.roles, {}, device=CPU)
     assert count(structure, "dot_general", Phase.FORWARD) == 1
     assert count(structure, "dot_general", Phase.BACKWARD) == 1
     assert count(structure, "multiply", Phase.UPDATE) >= 1

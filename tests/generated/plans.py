@@ -14,7 +14,9 @@ from tepdist.search.structure import build_structure
 
 def random_plan(plan: Plan, rng: np.random.Generator) -> Plan:
     """The same program on the same mesh, sharded at random."""
-    structure = build_structure(plan.program, plan.roles, {})
+    structure = build_structure(
+        plan.program, plan.roles, {}, device=plan.cluster.device
+    )
     problem = Builder(structure, Pricing(plan.cluster, plan.stages[0].mesh), {}).build()
     stage = make_stage(
         structure,

@@ -77,7 +77,7 @@ def make_plan(program: Program) -> Callable[..., Plan]:
                 tuple(sharding(index) for index in op.operands) for op in program.ops
             ),
             results=tuple(sharding(index) for index in program.results),
-            memory=StageMemory(1024, 512, 256, 128, 1920),
+            memory=StageMemory(1024, 512, 256, 128, 1920, 2048),
             collectives=(
                 Collective(
                     phase="backward",

@@ -72,6 +72,7 @@ def test_keys_are_those_of_the_contract(plan: Plan) -> None:
         "activations",
         "temporaries",
         "peak",
+        "allocated",
     }
     (collective,) = stage["collectives"]
     assert {

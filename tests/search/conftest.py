@@ -21,6 +21,8 @@ from tepdist.search.shared import Choice, Shared
 from tepdist.search.structure import Structure, build_structure
 from tepdist.sharding import Mesh, Sharding
 
+CPU = parse_cluster("cpu:4").device
+
 EXTENTS = (2, 4, 6, 8, 32, 256, 1024)
 
 
@@ -98,7 +100,7 @@ def build_space(
     matched: Mapping[int, str] | None = None,
     wanted: Mapping[int, Sharding] | None = None,
 ) -> Space:
-    structure = build_structure(program, roles, matched or {})
+    structure = build_structure(program, roles, matched or {}, device=CPU)
     pricing = Pricing(parse_cluster(cluster or f"cpu:{mesh.num_devices}"), mesh)
     problem = Builder(structure, pricing, wanted or {}).build()
     return Space(program, structure, problem, MemoryModel(structure, problem))

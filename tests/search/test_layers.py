@@ -10,6 +10,8 @@ from tepdist.plans.types import Options
 from tepdist.search import structure
 from tepdist.sharding import Mesh
 
+CPU = parse_cluster("cpu:4").device
+
 SPECS = {
     "narrow_mlp": "mlp:layers=16,width=64,batch=256",
     "wide_mlp": "mlp:layers=16,width=256,batch=32",
@@ -45,7 +47,9 @@ def planned(monkeypatch):
 
 def num_variables(traced, monkeypatch, *, tied):
     monkeypatch.setattr(structure, "TIE_ABOVE_GROUPS", 0 if tied else 1 << 30)
-    return len(structure.build_structure(traced.read(), traced.roles, {}).deciders)
+    return len(
+        structure.build_structure(traced.read(), traced.roles, {}, device=CPU).deciders
+    )
 
 
 def test_layers_share_variables(traced, monkeypatch):
@@ -56,7 +60,7 @@ def test_layers_share_variables(traced, monkeypatch):
 def test_groups_that_share_a_variable_have_the_same_tensors(traced, monkeypatch):
     monkeypatch.setattr(structure, "TIE_ABOVE_GROUPS", 0)
     program = traced.read()
-    found = structure.build_structure(program, traced.roles, {})
+    found = structure.build_structure(program, traced.roles, {}, device=CPU)
     for group, variable in zip(found.groups, found.variable_of, strict=True):
         decider = found.groups[found.deciders[variable]]
         assert group.sizes == decider.sizes

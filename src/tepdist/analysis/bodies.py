@@ -3,7 +3,7 @@
 A body is a program of local shapes, the same on every device.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,8 +53,8 @@ def body_collectives(body: Program) -> Iterator[BodyCollective]:
         )
 
 
-def body_liveness(body: Program) -> Liveness:
-    """Lifetimes of a body's buffers."""
+def body_liveness(body: Program, expensive: Collection[str]) -> Liveness:
+    """Lifetimes of a body's buffers; `expensive` as for `find_liveness`."""
     nodes = build_nodes(body, {})
     results = tuple(
         ResultRole(body.values[value].name, None, is_loss=False)
@@ -65,12 +65,13 @@ def body_liveness(body: Program) -> Liveness:
         Roles((), results),
         (Phase.FORWARD,) * len(body.ops),
         pointwise=frozenset(n.op for n in nodes if n.op is not None and n.pointwise),
+        expensive=expensive,
     )
 
 
-def body_temporary_bytes(body: Program) -> int:
+def body_temporary_bytes(body: Program, expensive: Collection[str]) -> int:
     """Most that a body holds at a time beside what goes in and comes out [B]."""
-    liveness = body_liveness(body)
+    liveness = body_liveness(body, expensive)
     outside = {*body.arguments, *body.results}
     changes = np.zeros(liveness.num_times + 1, np.int64)
     for value in body.values:

@@ -11,7 +11,7 @@ have it (so that a gradient dies where it is used). Not every value is a buffer:
 * a pointwise op writes over an operand of its result's size that nothing reads later.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from tepdist.analysis.nodes import BARRIER, is_generated
 from tepdist.analysis.phases import Phase
+from tepdist.cluster.model import Device
 from tepdist.program.graph import CONTROL_FLOW, Op, Program
 from tepdist.program.roles import Roles
 
-# Pointwise ops that a compiler would rather store than compute twice.
-_EXPENSIVE = frozenset(
+# Pointwise ops that XLA:CPU would rather store than compute twice.
+_TRANSCENDENTAL = frozenset(
     f"stablehlo.{kind}"
     for kind in [
         "exponential",
@@ -45,6 +46,12 @@ _EXPENSIVE = frozenset(
         "rng_bit_generator",
     ]
 ) | frozenset({"chlo.erf", "chlo.erfc", "chlo.erf_inv", "chlo.lgamma"})
+# Accelerators compute these again in less time than it takes to read them; unless
+# their memory is fast for their arithmetic: 26 bytes a clock and multiprocessor in
+# B200, 13 in A100 and H100. There XLA:GPU computes only the second set again.
+_FAST = ("divide", "exponential", "log", "logistic", "rsqrt", "sqrt")
+_FAST_BESIDE_FAST_MEMORY = ("divide", "log", "logistic", "rsqrt", "sqrt")
+_FAST_MEMORY = frozenset({"b200"})
 _FUSING = frozenset({"stablehlo.reduce"})
 
 
@@ -69,12 +76,25 @@ class Liveness:
     is_buffer: NDArray[np.bool_]
 
 
+def expensive_kinds(device: Device) -> frozenset[str]:
+    """Kinds of pointwise op that a device's compiler stores rather than computes twice.
+
+    Args:
+        device: What runs them.
+    """
+    if device.platform == "cpu":
+        return _TRANSCENDENTAL
+    fast = _FAST_BESIDE_FAST_MEMORY if device.kind in _FAST_MEMORY else _FAST
+    return _TRANSCENDENTAL - {f"stablehlo.{kind}" for kind in fast}
+
+
 def find_liveness(
     program: Program,
     roles: Roles,
     phases: Sequence[Phase],
     *,
     pointwise: frozenset[int],
+    expensive: Collection[str],
 ) -> Liveness:
     """Lifetimes of all values.
 
@@ -83,6 +103,7 @@ def find_liveness(
         roles: Its roles.
         phases: Phase of each op.
         pointwise: Indices of pointwise ops.
+        expensive: Kinds of pointwise op that are not computed twice.
     """
     position, last = _positions(program, phases)
     num_times = len(program.ops) + 1
@@ -94,7 +115,7 @@ def find_liveness(
         start[list(op.results)] = position[op.index]
         for region in op.regions:
             start[list(region.arguments)] = position[op.index]
-    fused = _fused(program, uses, pointwise)
+    fused = _fused(program, uses, pointwise, expensive=expensive)
     for value in program.values:
         for user in uses[value.index]:
             end[value.index] = max(
@@ -174,7 +195,11 @@ def _scope(program: Program, op: Op) -> int | None:
 
 
 def _fused(
-    program: Program, uses: list[list[int]], pointwise: frozenset[int]
+    program: Program,
+    uses: list[list[int]],
+    pointwise: frozenset[int],
+    *,
+    expensive: Collection[str],
 ) -> set[int]:
     """Values that exist inside fusions only."""
     kept = set(program.results)
@@ -188,7 +213,7 @@ def _fused(
         if op.index not in pointwise or len(op.results) != 1:
             continue
         (value,) = op.results
-        if value in kept or (len(uses[value]) > 1 and op.kind in _EXPENSIVE):
+        if value in kept or (len(uses[value]) > 1 and op.kind in expensive):
             continue
         if all(
             user in pointwise or program.ops[user].kind in _FUSING

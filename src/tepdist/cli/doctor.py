@@ -46,6 +46,11 @@ EXTRAS = (
     Extra(
         "cuda13", ("jax-cuda13-plugin", "nvidia-nccl-cu13"), "running on NVIDIA GPUs"
     ),
+    Extra(
+        "gpu-check",
+        ("jax-cuda13-plugin", "jax-cuda13-pjrt"),
+        "verifying plans for NVIDIA GPUs",
+    ),
 )
 
 

@@ -48,6 +48,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "calibrate",
             "Measure the devices at hand, write a cluster file.",
         ),
+        "verify": ("verify", "Compile a plan and hold its predictions against that."),
         "export": ("export", "Write a program as portable StableHLO with its roles."),
         "serve": ("serve", "Serve plans and training steps to clients."),
         "status": ("serve", "Show a server's sessions, programs and memory."),

@@ -17,9 +17,9 @@ from tepdist.cli.progress import shown_progress
 from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
 from tepdist.errors import StepFailed
-from tepdist.lowering.dtypes import struct_of
+from tepdist.lowering.dtypes import is_wide, struct_of
 from tepdist.plans.types import Options
-from tepdist.program.graph import Program, Value
+from tepdist.program.graph import Value
 from tepdist.program.module import short
 from tepdist.report.terminal import plan_screen
 from tepdist.report.units import counted, seconds_text
@@ -29,7 +29,6 @@ from tepdist.runtime.local import Executable
 Array = jax.Array | npt.NDArray[Any]
 
 SEED = 0
-WIDE = frozenset({"i64", "ui64", "f64", "complex<f64>"})
 MADE_UP_STD = 0.02
 
 
@@ -52,7 +51,8 @@ def run(*, program: str, cluster: str, steps: int, options: Options) -> None:
             loaded.program, loaded.roles, target, options=options, progress=report
         )
         report("compiling", 1.0)
-        _enable_wide_types(loaded.program)
+        if is_wide(loaded.program):
+            jax.config.update("jax_enable_x64", True)
         executable = Executable(plan, devices)
     Console().print(plan_screen(plan))
     click.echo()
@@ -125,10 +125,3 @@ def _made_up(generator: np.random.Generator, value: Value) -> Array:
     if not jnp.issubdtype(dtype, jnp.inexact):
         return np.zeros(value.shape, dtype)
     return generator.normal(0.0, MADE_UP_STD, value.shape).astype(dtype)
-
-
-def _enable_wide_types(program: Program) -> None:
-    """Lets JAX keep 64-bit arguments, which it narrows unless told."""
-    dtypes = {program.values[i].dtype for i in (*program.arguments, *program.results)}
-    if dtypes & WIDE:
-        jax.config.update("jax_enable_x64", True)

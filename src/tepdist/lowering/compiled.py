@@ -49,8 +49,35 @@ class CompiledCollective:
     count: int
 
 
+@dataclass(frozen=True, slots=True)
+class Computation:
+    """One computation of a module.
+
+    Attributes:
+        lines: Its instructions, in order.
+        count: How often it runs per step.
+    """
+
+    lines: tuple[str, ...]
+    count: int
+
+
 def compiled_collectives(hlo_text: str) -> tuple[CompiledCollective, ...]:
     """All collectives of a compiled module.
+
+    Args:
+        hlo_text: Of one partitioned module.
+    """
+    return tuple(
+        CompiledCollective(*found, computation.count)
+        for computation in read_computations(hlo_text)
+        for line in computation.lines
+        if (found := collective_of(line)) is not None
+    )
+
+
+def read_computations(hlo_text: str) -> tuple[Computation, ...]:
+    """The computations of a module that run.
 
     Args:
         hlo_text: Of one partitioned module.
@@ -58,9 +85,8 @@ def compiled_collectives(hlo_text: str) -> tuple[CompiledCollective, ...]:
     bodies = _computations(hlo_text)
     counts = _run_counts(bodies)
     return tuple(
-        CompiledCollective(kind, bytes_, counts[name])
+        Computation(tuple(lines), counts[name])
         for name, lines in bodies.items()
-        for kind, bytes_ in _collectives(lines)
         if counts[name]
     )
 
@@ -108,20 +134,20 @@ def _callees(line: str) -> Iterator[str]:
         yield from (branch.strip().lstrip("%") for branch in branches.split(","))
 
 
-def _collectives(lines: list[str]) -> Iterator[tuple[str, int]]:
-    for line in lines:
-        found = _COLLECTIVE.search(line)
-        if found is None:
-            continue
-        result, kind, start, rest = found.groups()
-        shapes = _SHAPE.findall(result)
-        if start and kind != "all-reduce":
-            # A start's result lists the operands, then the results.
-            shapes = shapes[len(shapes) // 2 :] if len(shapes) > 1 else shapes
-        bytes_ = sum(_bytes(dtype, dims) for dtype, dims in shapes)
-        if kind == "reduce-scatter":
-            bytes_ *= _group_size(rest)
-        yield kind.replace("-", "_"), bytes_
+def collective_of(line: str) -> tuple[str, int] | None:
+    """Kind and payload [B] of the collective that an instruction is or starts."""
+    found = _COLLECTIVE.search(line)
+    if found is None:
+        return None
+    result, kind, start, rest = found.groups()
+    shapes = _SHAPE.findall(result)
+    if start and kind != "all-reduce":
+        # A start's result lists the operands, then the results.
+        shapes = shapes[len(shapes) // 2 :] if len(shapes) > 1 else shapes
+    bytes_ = sum(_bytes(dtype, dims) for dtype, dims in shapes)
+    if kind == "reduce-scatter":
+        bytes_ *= _group_size(rest)
+    return kind.replace("-", "_"), bytes_
 
 
 def _bytes(dtype: str, dims: str) -> int:

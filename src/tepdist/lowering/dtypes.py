@@ -43,6 +43,8 @@ DTYPES: Mapping[str, np.dtype] = MappingProxyType(
     }
 )
 
+# JAX narrows these unless `jax_enable_x64` is set.
+WIDE = frozenset({"i64", "ui64", "f64", "complex<f64>"})
 # Below a byte each; on the wire and in numpy they take one.
 BELOW_A_BYTE = frozenset({"i2", "i4", "ui2", "ui4", "f4E2M1FN"})
 
@@ -65,3 +67,9 @@ def struct_of(value: Value) -> jax.ShapeDtypeStruct:
 def result_structs(program: Program) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Shapes and dtypes of a program's results."""
     return tuple(struct_of(program.values[value]) for value in program.results)
+
+
+def is_wide(program: Program) -> bool:
+    """Whether arguments or results are of types that JAX narrows unless told."""
+    values = (*program.arguments, *program.results)
+    return any(program.values[value].dtype in WIDE for value in values)

@@ -80,7 +80,8 @@ class StageMemory:
     """Peak memory of one device of a stage and what it is made of [B].
 
     `peak` is the largest sum over time, `state` and the rest what each kind holds at
-    that time.
+    that time: what a memory limit is held against. `allocated` is what the platform's
+    compiler is expected to allocate, layouts, copies and its order of kernels counted.
     """
 
     state: int
@@ -88,6 +89,7 @@ class StageMemory:
     activations: int
     temporaries: int
     peak: int
+    allocated: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,12 @@
 """A program compiled for this process's devices: placed, run, read back as text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import jax
 import numpy as np
+from jax.stages import Compiled
+from jax.stages import Wrapped as JitWrapped
 from jax.typing import ArrayLike
 
 from tepdist.errors import ProgramError
@@ -49,28 +52,17 @@ class CompiledProgram:
         self.argument_shardings = tuple(argument_shardings)
         self.result_shardings = tuple(result_shardings)
         _refuse_two_bits(program, (*argument_shardings, *result_shardings))
-        self._structs = [
-            struct_of(program.values[value]).update(sharding=sharding)
-            for value, sharding in zip(
-                program.arguments, self.argument_shardings, strict=True
-            )
-        ]
-        planned = PlannedProgram(program, stage, result_structs(program), callbacks)
-        jitted = jax.jit(
-            lambda *arguments: call(planned, arguments),
-            in_shardings=self.argument_shardings,
-            out_shardings=list(self.result_shardings),
-            donate_argnums=tuple(donated),
-            keep_unused=True,
+        self._structs = placed_structs(program, self.argument_shardings)
+        jitted = jitted_program(
+            program,
+            stage,
+            argument_shardings=self.argument_shardings,
+            result_shardings=self.result_shardings,
+            donated=donated,
+            callbacks=callbacks,
         )
-        try:
+        with refusals_told(program):
             self._compiled = jitted.lower(*self._structs).compile()
-        except jax.errors.JaxRuntimeError as error:
-            raise ProgramError(
-                f"XLA cannot compile the program: {short(str(error))}",
-                where=program.name,
-                hint="custom calls run only where their library is registered",
-            ) from None
         # What is compiled ahead refuses arguments below a byte for their layout (jax
         # 0.10 to 0.12); by way of `jax.jit` the same executable takes them.
         dtypes = {program.values[value].dtype for value in program.arguments}
@@ -97,15 +89,64 @@ class CompiledProgram:
 
     def peak_bytes(self) -> int | None:
         """What the compiler allocates on one device [B]; None if it does not say."""
-        analysis = self._compiled.memory_analysis()
-        if analysis is None:
-            return None
-        return int(
-            analysis.argument_size_in_bytes
-            + analysis.output_size_in_bytes
-            - analysis.alias_size_in_bytes
-            + analysis.temp_size_in_bytes
-        )
+        return peak_bytes(self._compiled)
+
+
+def jitted_program(
+    program: Program,
+    stage: Stage | None,
+    *,
+    argument_shardings: Sequence[jax.sharding.Sharding],
+    result_shardings: Sequence[jax.sharding.Sharding],
+    donated: Sequence[int],
+    callbacks: Callbacks | None = None,
+) -> JitWrapped:
+    """A program as a function under `jax.jit`; arguments as for `CompiledProgram`."""
+    planned = PlannedProgram(program, stage, result_structs(program), callbacks)
+    jitted: JitWrapped = jax.jit(
+        lambda *arguments: call(planned, arguments),
+        in_shardings=tuple(argument_shardings),
+        out_shardings=list(result_shardings),
+        donate_argnums=tuple(donated),
+        keep_unused=True,
+    )
+    return jitted
+
+
+def placed_structs(
+    program: Program, shardings: Sequence[jax.sharding.Sharding]
+) -> list[jax.ShapeDtypeStruct]:
+    """Shape, dtype and place of each argument."""
+    return [
+        struct_of(program.values[value]).update(sharding=sharding)
+        for value, sharding in zip(program.arguments, shardings, strict=True)
+    ]
+
+
+@contextmanager
+def refusals_told(program: Program) -> Iterator[None]:
+    """What the compiler refuses comes out as a `ProgramError`."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        raise ProgramError(
+            f"XLA cannot compile the program: {short(str(error))}",
+            where=program.name,
+            hint="custom calls run only where their library is registered",
+        ) from None
+
+
+def peak_bytes(compiled: Compiled) -> int | None:
+    """What a compiled program allocates on one device [B]; None if it does not say."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return None
+    return int(
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+        + analysis.temp_size_in_bytes
+    )
 
 
 def _refuse_two_bits(

@@ -37,7 +37,9 @@ def find_alternatives(plan: Plan, name: str) -> tuple[Alternative, ...]:
     """
     (stage,) = plan.stages
     matched = matched_values(plan.program, plan.options.constraints)
-    structure = build_structure(plan.program, plan.roles, matched)
+    structure = build_structure(
+        plan.program, plan.roles, matched, device=plan.cluster.device
+    )
     found = _decider(structure, plan, name)
     if found is None:
         return ()

@@ -133,7 +133,7 @@ def search(
     meshes = candidate_meshes(cluster.num_devices, options.mesh, program.mesh)
     progress("analysis", 0.0)
     matched = matched_values(program, options.constraints)
-    structure = build_structure(program, roles, matched)
+    structure = build_structure(program, roles, matched, device=cluster.device)
     clock.lap("analysis")
     limit = options.memory_limit_bytes or cluster.device.usable_bytes
     candidates = []

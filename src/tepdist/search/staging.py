@@ -3,19 +3,24 @@
 from collections.abc import Iterator, Sequence
 
 from tepdist.analysis.bodies import body_collectives
+from tepdist.analysis.liveness import expensive_kinds
 from tepdist.analysis.nodes import run_counts
 from tepdist.analysis.phases import Phase
 from tepdist.cost.combining import combine
+from tepdist.cost.footprint import ALLOCATORS, footprint_bytes
+from tepdist.cost.placed import Placed, Reduction
 from tepdist.cost.pricing import Pricing
 from tepdist.cost.resharding import resharding_steps
 from tepdist.plans.types import Collective, Stage, StageMemory
-from tepdist.program.graph import DTYPE_BYTES, Op
+from tepdist.program.graph import DTYPE_BYTES, Op, Program
 from tepdist.search.decode import decode, strategy_of
 from tepdist.search.memory import MemoryModel
 from tepdist.search.problem import Problem, body_collective_s, reductions
 from tepdist.search.strategies import sharding_of
 from tepdist.search.structure import Structure, link_trips
 from tepdist.sharding import Mesh
+
+REDUCING = ("all_reduce", "reduce_scatter")
 
 
 def make_stage(
@@ -46,6 +51,23 @@ def make_stage(
         pricing.collective_s,
         most_bytes=pricing.cluster.combines_bytes,
     )
+    platform = pricing.cluster.device.platform
+    allocated = footprint_bytes(
+        Placed(
+            program=program,
+            mesh=mesh,
+            values=decoded.values,
+            operands=decoded.operands,
+            results=decoded.results,
+            partial=_partial(collectives, program),
+            expensive=expensive_kinds(pricing.cluster.device),
+            lent=structure.lent,
+            pointwise=structure.pointwise,
+            platform=platform,
+            alignment=ALLOCATORS[platform].alignment,
+        ),
+        ALLOCATORS[platform],
+    )
     return Stage(
         index=0,
         devices=tuple(range(mesh.num_devices)),
@@ -53,7 +75,7 @@ def make_stage(
         values=decoded.values,
         operands=decoded.operands,
         results=decoded.results,
-        memory=_memory(structure, assignment, memory),
+        memory=_memory(structure, assignment, memory, allocated=allocated),
         collectives=tuple(c for c in collectives if c.bytes_ > 0),
         compute_s=problem.compute_s(assignment),
         replicated_ops=tuple(
@@ -179,10 +201,25 @@ def _reshardings(
             )
 
 
+def _partial(
+    collectives: Sequence[Collective], program: Program
+) -> dict[int, Reduction]:
+    """Op to the first reduction of its result; others follow on what that leaves."""
+    found: dict[int, Reduction] = {}
+    for each in collectives:
+        made = {program.values[value].name for value in program.ops[each.op].results}
+        if each.value in made and each.kind in REDUCING:
+            reduction = Reduction(each.kind, each.mesh_axes, each.bytes_)
+            found.setdefault(each.op, reduction)
+    return found
+
+
 def _memory(
     structure: Structure,
     assignment: Sequence[int],
     memory: MemoryModel,
+    *,
+    allocated: int,
 ) -> StageMemory:
     """Memory at the worst time, by what it is for.
 
@@ -210,5 +247,8 @@ def _memory(
     parts = {kind: round(total) for kind, total in totals.items()}
     peak = round(float(profile[worst]))
     return StageMemory(
-        **parts, temporaries=max(peak - sum(parts.values()), 0), peak=peak
+        **parts,
+        temporaries=max(peak - sum(parts.values()), 0),
+        peak=peak,
+        allocated=allocated,
     )

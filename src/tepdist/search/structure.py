@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from tepdist.analysis.bodies import body_temporary_bytes
 from tepdist.analysis.groups import Group, GroupTensor, build_groups
 from tepdist.analysis.layers import Link, build_links, tie_layers
-from tepdist.analysis.liveness import Liveness, find_liveness
+from tepdist.analysis.liveness import Liveness, expensive_kinds, find_liveness
 from tepdist.analysis.nodes import Node, build_nodes
 from tepdist.analysis.phases import Phase, find_phases
+from tepdist.cluster.model import Device
 from tepdist.program.graph import CONSTRAINT, Op, Program
 from tepdist.program.roles import Roles
 from tepdist.search.work import Work, group_work
@@ -101,7 +102,9 @@ class Structure:
         next_values: Each state argument's value to the result that replaces it.
         lies_as: For each result the value whose sharding it takes: the argument that
             it replaces, else itself.
+        lent: Next values of donated arguments to the argument: they take its buffer.
         phases: Phase of each op.
+        pointwise: Ops whose results depend on matching elements alone.
         liveness: When its buffers exist.
         nodes: Its nodes.
         groups: Its groups.
@@ -118,7 +121,9 @@ class Structure:
     program: Program
     next_values: Mapping[int, int]
     lies_as: tuple[int, ...]
+    lent: Mapping[int, int]
     phases: tuple[Phase, ...]
+    pointwise: frozenset[int]
     liveness: Liveness
     nodes: tuple[Node, ...]
     groups: tuple[Group, ...]
@@ -133,7 +138,11 @@ class Structure:
 
 
 def build_structure(
-    program: Program, roles: Roles, apart: Mapping[int, object]
+    program: Program,
+    roles: Roles,
+    apart: Mapping[int, object],
+    *,
+    device: Device,
 ) -> Structure:
     """The structure of a program.
 
@@ -142,6 +151,7 @@ def build_structure(
         roles: Its roles.
         apart: Values that the user constrains; layers that differ in them are not
             decided together.
+        device: That it is planned for.
     """
     next_values = _next_values(program, roles)
     phases = find_phases(program, roles)
@@ -163,14 +173,22 @@ def build_structure(
         if node.op is not None
         and (node.pointwise or program.ops[node.op].kind == CONSTRAINT)
     )
-    liveness = find_liveness(program, roles, phases, pointwise=pointwise)
+    expensive = expensive_kinds(device)
+    liveness = find_liveness(
+        program, roles, phases, pointwise=pointwise, expensive=expensive
+    )
     stored = frozenset(np.flatnonzero(liveness.is_stored).tolist())
-    work = tuple(group_work(program, nodes, groups[d], stored=stored) for d in deciders)
+    work = tuple(
+        group_work(program, nodes, groups[d], stored=stored, expensive=expensive)
+        for d in deciders
+    )
     return Structure(
         program=program,
         next_values=next_values,
         lies_as=_lies_as(program, roles),
+        lent=_lent(program, roles, replaced),
         phases=phases,
+        pointwise=pointwise,
         liveness=liveness,
         nodes=nodes,
         groups=groups,
@@ -184,7 +202,7 @@ def build_structure(
         ),
         buffers=_with_temporaries(
             _find_buffers(program, groups, variable_of, liveness=liveness),
-            _bodies(program, nodes, groups),
+            _bodies(program, nodes, groups, expensive=expensive),
             groups,
             variable_of=variable_of,
             liveness=liveness,
@@ -199,6 +217,21 @@ def _next_values(program: Program, roles: Roles) -> dict[int, int]:
         value_of[role.replaces]: value
         for role, value in zip(roles.results, program.results, strict=True)
         if role.replaces is not None
+    }
+
+
+def _lent(
+    program: Program, roles: Roles, replaced: Mapping[int, int]
+) -> dict[int, int]:
+    donated = {
+        value
+        for role, value in zip(roles.arguments, program.arguments, strict=True)
+        if role.donated
+    }
+    return {
+        value: argument
+        for value, argument in replaced.items()
+        if argument in donated and program.values[value].producer is not None
     }
 
 
@@ -309,20 +342,25 @@ def _find_buffers(
 
 
 def _bodies(
-    program: Program, nodes: Sequence[Node], groups: Sequence[Group]
-) -> dict[int, Op]:
-    """Groups that are a manual computation with results, and that op."""
+    program: Program,
+    nodes: Sequence[Node],
+    groups: Sequence[Group],
+    *,
+    expensive: Collection[str],
+) -> dict[int, tuple[Op, int]]:
+    """Groups that are a manual computation: its op, and what it holds inside [B]."""
     found = {}
     for index, group in enumerate(groups):
-        op = nodes[group.members[0].node].op
-        if op is not None and program.ops[op].body and program.ops[op].results:
-            found[index] = program.ops[op]
+        root = nodes[group.members[0].node].op
+        op = None if root is None else program.ops[root]
+        if op is not None and op.body is not None and op.results:
+            found[index] = op, body_temporary_bytes(op.body, expensive)
     return found
 
 
 def _with_temporaries(
     buffers: Buffers,
-    bodies: Mapping[int, Op],
+    bodies: Mapping[int, tuple[Op, int]],
     groups: Sequence[Group],
     *,
     variable_of: Sequence[int],
@@ -332,8 +370,7 @@ def _with_temporaries(
     tensors = list(buffers.tensors)
     kinds: dict[int, int] = {}
     rows: list[tuple[int, int, int, int]] = []
-    for index, op in bodies.items():
-        assert op.body is not None
+    for index, (op, inside) in bodies.items():
         variable, group = variable_of[index], groups[index]
         pins = tuple(factor for _, factor in group.pinned if factor is not None)
         kind = kinds.setdefault(variable, len(tensors))
@@ -341,8 +378,9 @@ def _with_temporaries(
             tensor = GroupTensor(op.results[0], (pins,), reduced=False, member=0)
             tensors.append((tensor, variable))
         shards = math.prod(group.sizes[factor] for factor in pins)
-        bytes_ = body_temporary_bytes(op.body) * shards
-        rows.append((kind, op.results[0], bytes_, int(liveness.position[op.index])))
+        rows.append(
+            (kind, op.results[0], inside * shards, int(liveness.position[op.index]))
+        )
     kind_, value, held, at = np.array(rows, np.int64).reshape(-1, 4).T
     return replace(
         buffers,

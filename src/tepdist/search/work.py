@@ -1,6 +1,6 @@
 """The compute of one group, in a form that a strategy can divide."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +63,12 @@ class Work:
 
 
 def group_work(
-    program: Program, nodes: Sequence[Node], group: Group, *, stored: frozenset[int]
+    program: Program,
+    nodes: Sequence[Node],
+    group: Group,
+    *,
+    stored: frozenset[int],
+    expensive: Collection[str],
 ) -> Work:
     """Work of a group per step.
 
@@ -72,6 +77,7 @@ def group_work(
         nodes: All nodes.
         group: The group.
         stored: Values that exist as buffers.
+        expensive: Kinds of pointwise op that are not computed twice.
     """
     first = nodes[group.members[0].node]
     op = None if first.op is None or first.pointwise else program.ops[first.op]
@@ -102,7 +108,7 @@ def group_work(
         core=tuple(core),
         fused=tuple(fused),
         kernels=int(op is not None) + int(bool(fused)),
-        inside=() if body is None else _body_work(body),
+        inside=() if body is None else _body_work(body, expensive),
     )
 
 
@@ -117,12 +123,14 @@ def _renamed(op: Op | None, stored: frozenset[int]) -> frozenset[int]:
     return frozenset(op.operands if is_written else (*op.operands, *op.results))
 
 
-def _body_work(body: Program) -> tuple[Work, ...]:
+def _body_work(body: Program, expensive: Collection[str]) -> tuple[Work, ...]:
     """Work of all ops of a manual computation, on local shapes."""
     nodes = build_nodes(body, {})
-    stored = frozenset(np.flatnonzero(body_liveness(body).is_stored).tolist())
+    stored = frozenset(
+        np.flatnonzero(body_liveness(body, expensive).is_stored).tolist()
+    )
     return tuple(
-        group_work(body, nodes, group, stored=stored)
+        group_work(body, nodes, group, stored=stored, expensive=expensive)
         for group in build_groups(body, nodes, {})
     )
 

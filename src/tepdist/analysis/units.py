@@ -1,0 +1,208 @@
+"""Kernels that a compiler starts as one, and copies that it guards arguments with.
+
+Source:
+    XLA's collective combiners (``all_reduce_combiner`` and its kin) and
+    ``copy_insertion``.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Hashable, Mapping, Sequence
+
+from tepdist.analysis.schedule import Kernels
+
+
+def ancestors(
+    operands: Sequence[Sequence[int]], marked: Mapping[int, int]
+) -> list[int]:
+    """For each kernel which marked ones it waits for, itself among them, as bits.
+
+    Args:
+        operands: Of each kernel.
+        marked: Kernel to its bit's position.
+    """
+    found = [0] * len(operands)
+    for at in topological(operands):
+        bits = 1 << marked[at] if at in marked else 0
+        for operand in operands[at]:
+            bits |= found[operand]
+        found[at] = bits
+    return found
+
+
+def combine(
+    kernels: Kernels, keys: Mapping[int, Hashable], limit_bytes: int
+) -> tuple[int, ...]:
+    """Which kernels start together: for each the first of those that do.
+
+    Kernels of one key that do not wait for one another are combined, in their order,
+    as long as they make no more than a limit together.
+
+    Args:
+        kernels: Any.
+        keys: Of the kernels that may be combined.
+        limit_bytes: Of what one combined kernel makes [B].
+    """
+    unit = list(range(len(kernels.operands)))
+    alike: dict[Hashable, list[int]] = {}
+    for at in sorted(keys):
+        if kernels.bytes_[at] < limit_bytes:
+            alike.setdefault(keys[at], []).append(at)
+    marked = {
+        at: bit for bit, at in enumerate(sorted(itertools.chain(*alike.values())))
+    }
+    found = ancestors(kernels.operands, marked)
+    waits_for = {at: found[at] for at in marked}
+    for waiting in alike.values():
+        while len(waiting) > 1:
+            group = _independent(
+                kernels, waiting, waits_for, marked=marked, limit_bytes=limit_bytes
+            )
+            for at in group:
+                unit[at] = group[0]
+            if len(group) > 1:
+                _join(group, waits_for, marked)
+            waiting = [at for at in waiting if at not in group]
+    return tuple(unit)
+
+
+def _join(
+    group: Sequence[int], waits_for: dict[int, int], marked: Mapping[int, int]
+) -> None:
+    """Makes what waits for one of a group wait for all that the group waits for."""
+    members = sum(1 << marked[at] for at in group)
+    above = members
+    for at in group:
+        above |= waits_for[at]
+    for at, bits in waits_for.items():
+        if bits & members:
+            waits_for[at] = bits | above
+
+
+def _independent(
+    kernels: Kernels,
+    waiting: Sequence[int],
+    waits_for: Mapping[int, int],
+    *,
+    marked: Mapping[int, int],
+    limit_bytes: int,
+) -> list[int]:
+    """The first of some kernels and those after it that may run with it."""
+    first, *rest = waiting
+    group, size, members = [first], kernels.bytes_[first], 1 << marked[first]
+    above = waits_for[first]
+    for at in rest:
+        fits = size + kernels.bytes_[at] <= limit_bytes
+        if fits and not waits_for[at] & members and not above >> marked[at] & 1:
+            group.append(at)
+            members |= 1 << marked[at]
+            above |= waits_for[at]
+            size += kernels.bytes_[at]
+    return group
+
+
+def contract(kernels: Kernels, unit: Sequence[int]) -> list[list[int]]:
+    """The units that each unit reads; empty for kernels that another stands for."""
+    operands: list[list[int]] = [[] for _ in unit]
+    for at, read in enumerate(kernels.operands):
+        mine = operands[unit[at]]
+        mine += [unit[op] for op in read if unit[op] not in mine]
+    return operands
+
+
+def order_units(
+    kernels: Kernels, unit: Sequence[int], make_order: Callable[[Kernels], list[int]]
+) -> list[int]:
+    """An order of kernels in which those of a unit follow one another."""
+    members: dict[int, list[int]] = {}
+    for at, first in enumerate(unit):
+        members.setdefault(first, []).append(at)
+    if len(members) == len(unit):
+        return make_order(kernels)
+    number = {first: at for at, first in enumerate(members)}
+    contracted = contract(kernels, unit)
+    operands = [tuple(number[op] for op in contracted[first]) for first in members]
+    users: list[list[int]] = [[] for _ in operands]
+    for at, read in enumerate(operands):
+        for operand in read:
+            users[operand].append(at)
+
+    def total(sizes: Sequence[int]) -> tuple[int, ...]:
+        return tuple(sum(sizes[at] for at in group) for group in members.values())
+
+    order = make_order(
+        Kernels(
+            operands=tuple(operands),
+            users=tuple(map(tuple, users)),
+            bytes_=total(kernels.bytes_),
+            is_given=tuple(kernels.is_given[first] for first in members),
+            roots=tuple(dict.fromkeys(number[unit[at]] for at in kernels.roots)),
+            inner_bytes=total(kernels.inner_bytes),
+            reusable=((),) * len(operands),
+        )
+    )
+    groups = list(members.values())
+    return [at for group in order for at in groups[group]]
+
+
+def guard(
+    kernels: Kernels, unit: Sequence[int], updates: Mapping[int, int]
+) -> tuple[Kernels, tuple[int, ...]]:
+    """Adds a copy of each argument that may be overwritten before it was last read.
+
+    Args:
+        kernels: Any.
+        unit: Of each kernel.
+        updates: Argument to the kernel that writes over it.
+
+    Returns:
+        Kernels and units, the copies last.
+    """
+    contracted = contract(kernels, unit)
+    marked: dict[int, int] = {}
+    for argument in updates:
+        for at in kernels.users[argument]:
+            marked.setdefault(unit[at], len(marked))
+    waits_for = ancestors(contracted, marked)
+    operands = [list(read) for read in kernels.operands]
+    copies: list[int] = []
+    for argument, update in updates.items():
+        before = waits_for[unit[update]]
+        readers = [at for at in kernels.users[argument] if at != update]
+        if all(before >> marked[unit[at]] & 1 for at in readers):
+            continue
+        copy = len(operands) + len(copies)
+        copies.append(argument)
+        for at in kernels.users[argument]:
+            operands[at] = [copy if op == argument else op for op in operands[at]]
+    operands += [[argument] for argument in copies]
+    users: list[list[int]] = [[] for _ in operands]
+    for at, read in enumerate(operands):
+        for operand in read:
+            users[operand].append(at)
+    count = len(copies)
+    guarded = dataclasses.replace(
+        kernels,
+        operands=tuple(map(tuple, operands)),
+        users=tuple(map(tuple, users)),
+        bytes_=(*kernels.bytes_, *(kernels.bytes_[at] for at in copies)),
+        is_given=(*kernels.is_given, *((False,) * count)),
+        inner_bytes=(*kernels.inner_bytes, *((0,) * count)),
+        reusable=(*kernels.reusable, *(((),) * count)),
+    )
+    return guarded, (*unit, *range(len(unit), len(operands)))
+
+
+def topological(operands: Sequence[Sequence[int]]) -> list[int]:
+    missing = [len(set(read)) for read in operands]
+    users: list[list[int]] = [[] for _ in operands]
+    for at, read in enumerate(operands):
+        for operand in set(read):
+            users[operand].append(at)
+    order = [at for at, count in enumerate(missing) if count == 0]
+    for at in order:
+        for user in users[at]:
+            missing[user] -= 1
+            if missing[user] == 0:
+                order.append(user)
+    return order

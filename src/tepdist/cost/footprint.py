@@ -1,0 +1,74 @@
+"""Peak memory of one device of a stage, as the platform's compiler allocates it [B].
+
+Arguments and results that take no argument's buffer exist throughout. The rest lives
+from the kernel that makes it to the last that reads it, in the order in which the
+compiler runs them.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from tepdist.analysis.schedule import (
+    Kernels,
+    breadth_first,
+    least_memory,
+    peak_bytes,
+)
+from tepdist.analysis.units import combine, guard, order_units
+from tepdist.cost.kernels import Graph, device_kernels
+from tepdist.cost.placed import Placed
+
+# XLA combines collectives up to this size.
+COMBINED_BYTES = 30 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Allocator:
+    """How a platform's compiler orders kernels and lays out buffers.
+
+    Attributes:
+        order: Order in which kernels run.
+        alignment: Every buffer is a multiple of it [B].
+        guards: Whether it copies arguments that may be written over too soon, before
+            it knows the order.
+    """
+
+    order: Callable[[Kernels], list[int]]
+    alignment: int
+    guards: bool
+
+
+ALLOCATORS: Mapping[str, Allocator] = MappingProxyType(
+    {
+        "cpu": Allocator(breadth_first, 64, guards=True),
+        "gpu": Allocator(least_memory, 256, guards=False),
+        "tpu": Allocator(least_memory, 512, guards=False),
+    }
+)
+
+
+def footprint_bytes(placed: Placed, allocator: Allocator) -> int:
+    """Peak memory of one device [B].
+
+    Args:
+        placed: The program with the sharding of everything.
+        allocator: Of the platform.
+    """
+
+    def peak(graph: Graph) -> int:
+        kernels = graph.kernels
+        unit = combine(kernels, graph.keys, COMBINED_BYTES)
+        if allocator.guards:
+            kernels, unit = guard(kernels, unit, graph.updates)
+        order = order_units(kernels, unit, allocator.order)
+        return peak_bytes(kernels, order, reuses=True)
+
+    graph = device_kernels(placed, peak)
+    kernels = graph.kernels
+    given = sum(
+        bytes_
+        for bytes_, is_given in zip(kernels.bytes_, kernels.is_given, strict=True)
+        if is_given
+    )
+    return given + peak(graph)

@@ -1,0 +1,164 @@
+"""Which values of a program have a buffer, and which exist inside kernels only.
+
+Source:
+    XLA's ``instruction_fusion`` (CPU) and ``priority_fusion`` (GPU), and the programs
+    that come out.
+"""
+
+from collections.abc import Sequence
+
+from tepdist.analysis.nodes import BARRIER, is_generated
+from tepdist.cost.layouts import transposed
+from tepdist.cost.placed import Placed
+from tepdist.cost.resharding import resharding_steps
+from tepdist.program.graph import Op
+from tepdist.sharding import Sharding
+
+# Ops that any kernel takes in, besides the pointwise ones: they only pick elements.
+_MOVING = frozenset(
+    f"stablehlo.{kind}"
+    for kind in [
+        "bitcast_convert",
+        "broadcast_in_dim",
+        "concatenate",
+        "dynamic_slice",
+        "pad",
+        "reshape",
+        "reverse",
+        "slice",
+        "transpose",
+    ]
+) | {BARRIER}
+# Kernels that take in what they read.
+_FUSING = frozenset({"stablehlo.reduce"})
+_PRODUCT = "stablehlo.multiply"
+# More sources than that are not told apart.
+_MOST_SOURCES = 8
+
+
+class Fusion:
+    """What a compiler fuses of one placed program.
+
+    Attributes:
+        generated: Whether each use of a value makes its own.
+        stored: Values that have a buffer.
+        duplicated: Stored values that kernels compute again rather than read.
+    """
+
+    def __init__(self, placed: Placed) -> None:
+        self._placed, self._program = placed, placed.program
+        self._moves: dict[tuple[int, Sharding], bool] = {}
+        self._users: list[list[Op]] = [[] for _ in self._program.values]
+        for op in self._program.ops:
+            for value in op.operands:
+                self._users[value].append(op)
+        self.generated = [
+            is_generated(self._program, value.index) for value in self._program.values
+        ]
+        self.stored = self._find_stored()
+        self.duplicated = self._find_duplicated() if placed.platform == "cpu" else set()
+
+    def moves(self, value: int, wanted: Sharding) -> bool:
+        """Whether reading a value like this takes communication."""
+        has = self._placed.values[value]
+        if wanted == has or self.generated[value]:
+            return False
+        key = (value, wanted)
+        if key not in self._moves:
+            shape = self._program.values[value].shape
+            mesh = self._placed.mesh
+            steps = resharding_steps(has, wanted, shape, itemsize=1, mesh=mesh)
+            self._moves[key] = bool(steps)
+        return self._moves[key]
+
+    def transposes(self, op: Op, position: int) -> bool:
+        """Whether an op reads an operand through a transposed copy."""
+        return transposed(op, position, platform=self._placed.platform)
+
+    def is_taken_in(self, op: Op) -> bool:
+        """Whether the kernels that read an op's result can compute it."""
+        return op.index in self._placed.pointwise or op.kind in _MOVING
+
+    def scope(self, value: int) -> int | None:
+        """Op in whose region a value is defined; None at the top."""
+        producer = self._program.values[value].producer
+        if producer is None:
+            return None
+        op = self._program.ops[producer]
+        return op.parent if value in op.results else op.index
+
+    def _find_stored(self) -> set[int]:
+        stored = set(self._program.results)
+        for op in self._program.ops:
+            for region in op.regions:
+                stored.update(region.yields)
+                stored.update(region.arguments)
+            stored.update(self._needed_by(op))
+            if not self.is_taken_in(op):
+                stored.update(op.results)
+            elif op.kind in self._placed.expensive:
+                stored.update(v for v in op.results if len(self._users[v]) > 1)
+        return stored
+
+    def _needed_by(self, op: Op) -> set[int]:
+        """Operands that must be in memory for an op to read them."""
+        wanted = self._placed.operands[op.index]
+        needed = {
+            value
+            for value, sharding in zip(op.operands, wanted, strict=True)
+            if self.moves(value, sharding)
+        }
+        if op.kind in _FUSING and self._placed.platform == "cpu":
+            needed |= self._reduced(op)
+        elif not self.is_taken_in(op) and op.kind not in _FUSING:
+            needed.update(
+                value
+                for position, value in enumerate(op.operands)
+                if not self.transposes(op, position)
+            )
+        return needed
+
+    def _reduced(self, op: Op) -> set[int]:
+        """What a reduction of XLA:CPU reads: it takes in no more than a product."""
+        found: set[int] = set()
+        for value in op.operands:
+            producer = self._program.values[value].producer
+            if producer is None:
+                continue
+            made_by = self._program.ops[producer]
+            if made_by.kind == _PRODUCT and all(
+                user.kind in _FUSING for user in self._users[value]
+            ):
+                found.update(made_by.operands)
+            else:
+                found.add(value)
+        return found
+
+    def _find_duplicated(self) -> set[int]:
+        """Cheap values made of one other of their rank, in XLA:CPU."""
+        values = self._program.values
+        duplicated: set[int] = set()
+        sources: dict[int, frozenset[int]] = {}
+        for op in self._program.ops:
+            if not self.is_taken_in(op):
+                continue
+            made_of = self._sources(op.operands, sources)
+            is_cheap = op.kind not in self._placed.expensive
+            for value in op.results:
+                rank = len(values[value].shape)
+                large = [v for v in made_of if len(values[v].shape) >= rank]
+                if value in self.stored and is_cheap and len(large) <= 1:
+                    duplicated.add(value)
+                if value not in self.stored or value in duplicated:
+                    sources[value] = made_of
+        return duplicated
+
+    def _sources(
+        self, operands: Sequence[int], sources: dict[int, frozenset[int]]
+    ) -> frozenset[int]:
+        """What a result is made of in memory."""
+        found: set[int] = set()
+        for value in operands:
+            if not self.generated[value]:
+                found |= sources.get(value, frozenset({value}))
+        return frozenset(sorted(found)[:_MOST_SOURCES])

@@ -1,0 +1,332 @@
+"""What one device runs of a stage: kernels, copies and reductions with their sizes.
+
+A kernel is an op together with the values that are fused into it. A value that is read
+in a sharding that needs communication has a copy for each such sharding; an op whose
+factor is summed over devices makes whole partial results, which a collective then
+reduces.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tepdist.analysis.nodes import BARRIER, source_dims
+from tepdist.analysis.schedule import Kernels
+from tepdist.cost.fusion import Fusion
+from tepdist.cost.placed import Placed
+from tepdist.program.graph import DTYPE_BYTES, Op
+from tepdist.sharding import Sharding
+
+# Ops that write into their first operand if nothing reads it later.
+_UPDATING = frozenset({"stablehlo.dynamic_update_slice", "stablehlo.scatter"})
+_SELECT_AND_SCATTER = "stablehlo.select_and_scatter"
+_INDEX_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Kernels of one block.
+
+    Attributes:
+        kernels: Themselves.
+        keys: Collectives to what those that may be combined share.
+        updates: Argument to the kernel that writes over it.
+    """
+
+    kernels: Kernels
+    keys: Mapping[int, Hashable]
+    updates: Mapping[int, int]
+
+
+Read = tuple[int, Sharding]
+# Kernels that are read, and whether each element is read for the matching one alone.
+Reads = tuple[tuple[int, bool], ...]
+# A block -> its peak [B].
+Peak = Callable[[Graph], int]
+
+
+def device_kernels(placed: Placed, peak: Peak) -> Graph:
+    """The kernels of the top level; loops as one kernel each.
+
+    Args:
+        placed: Everything's place.
+        peak: How much the inside of a loop needs while it runs.
+    """
+    results = zip(placed.program.results, placed.results, strict=True)
+    return _Blocks(placed, peak).build(None, placed.program.arguments, results)[0]
+
+
+class _Blocks:
+    """What all blocks of one program share."""
+
+    def __init__(self, placed: Placed, peak: Peak) -> None:
+        self.placed, self.peak = placed, peak
+        self.fusion = Fusion(placed)
+        self._ops: dict[int | None, list[Op]] = defaultdict(list)
+        for op in placed.program.ops:
+            self._ops[op.parent].append(op)
+
+    def build(
+        self, parent: int | None, given: Sequence[int], results: Iterable[Read]
+    ) -> tuple[Graph, list[Read]]:
+        """The graph of a block, and what it reads from outside."""
+        block = _Block(self, parent, given)
+        for op in self._ops[parent]:
+            block.add(op)
+        return block.finish(results), block.outside
+
+
+class _Block:
+    """The kernels of one block, one after the other in program order."""
+
+    def __init__(
+        self, blocks: _Blocks, parent: int | None, given: Iterable[int]
+    ) -> None:
+        self._blocks, self._fusion, self._parent = blocks, blocks.fusion, parent
+        self._placed, self._program = blocks.placed, blocks.placed.program
+        self._number: dict[int, int] = {}
+        self._copies: dict[Read, int] = {}
+        self._transposed: dict[Read, int] = {}
+        self._fused: dict[int, Reads] = {}
+        self.outside: list[Read] = []
+        self._keys: dict[int, Hashable] = {}
+        self._operands: list[tuple[int, ...]] = []
+        self._bytes: list[int] = []
+        self._is_given: list[bool] = []
+        self._inner: list[int] = []
+        self._reusable: list[tuple[int, ...]] = []
+        for value in given:
+            bytes_ = self._placed.bytes_(value, self._placed.values[value])
+            self._number[value] = self._add((), bytes_, is_given=True)
+
+    def add(self, op: Op) -> None:
+        """Adds the next op: a kernel of its own, or part of those that read it."""
+        if op.regions:
+            self._add_loop(op)
+            return
+        if any(self._fusion.generated[value] for value in op.results):
+            return
+        is_kernel = not op.results or not self._fusion.stored.isdisjoint(op.results)
+        if self._fusion.is_taken_in(op):
+            for value in op.results:
+                self._fused[value] = self._reads_of_fused(op, value)
+        if is_kernel:
+            self._add_kernel(op)
+
+    def finish(self, results: Iterable[Read]) -> Graph:
+        """The block's graph.
+
+        Args:
+            results: What it hands out, and how that lies.
+        """
+        roots = self._read_all(results)
+        users: list[list[int]] = [[] for _ in self._bytes]
+        for at, operands in enumerate(self._operands):
+            for operand in operands:
+                users[operand].append(at)
+        updates = {
+            self._number[argument]: self._number[value]
+            for value, argument in self._placed.lent.items()
+            if self._parent is None and value in self._number
+        }
+        kernels = Kernels(
+            operands=tuple(self._operands),
+            users=tuple(map(tuple, users)),
+            bytes_=tuple(self._bytes),
+            is_given=tuple(self._is_given),
+            roots=tuple(dict.fromkeys(at for at, _ in roots)),
+            inner_bytes=tuple(self._inner),
+            reusable=tuple(self._reusable),
+        )
+        return Graph(kernels, self._keys, updates)
+
+    def _add(
+        self,
+        reads: Iterable[tuple[int, bool]],
+        bytes_: int,
+        *,
+        is_given: bool = False,
+        inner: int = 0,
+    ) -> int:
+        reads = tuple(reads)
+        # Written over only if no read of it is more than pointwise.
+        others = {at for at, is_pointwise in reads if not is_pointwise}
+        if self._placed.platform != "cpu":
+            # A reduction and what is done with it are one kernel: it reads twice.
+            others.update(*(self._operands[at] for at in others))
+        self._operands.append(tuple(dict.fromkeys(at for at, _ in reads)))
+        self._reusable.append(
+            tuple(dict.fromkeys(at for at, _ in reads if at not in others))
+        )
+        self._bytes.append(bytes_)
+        self._is_given.append(is_given)
+        self._inner.append(inner)
+        return len(self._bytes) - 1
+
+    def _add_kernel(self, op: Op) -> None:
+        placed = self._placed
+        reads = self._op_reads(op)
+        if op.kind in _UPDATING:
+            reads = self._updating_reads(op, reads)
+        if op.kind == _SELECT_AND_SCATTER:
+            reads = self._scattering_reads(op)
+        partial = placed.partial.get(op.index)
+        bytes_ = sum(self._result_bytes(op, value) for value in op.results)
+        if partial is None:
+            at = self._add(reads, bytes_)
+        else:
+            made = math.ceil(partial.bytes_ / placed.alignment) * placed.alignment
+            at = self._add(reads, made)
+            in_place = partial.kind == "all_reduce" and placed.platform != "cpu"
+            at = self._add([(at, in_place)], bytes_)
+            self._keys[at] = (partial.kind, partial.mesh_axes)
+        for value in op.results:
+            self._number[value] = at
+
+    def _updating_reads(self, op: Op, reads: Reads) -> Reads:
+        """What an op reads that writes into its first operand, made anew if need be."""
+        first, wanted = op.operands[0], self._placed.operands[op.index][0]
+        if self._fusion.generated[first]:
+            made = self._add((), self._placed.bytes_(first, wanted))
+            return (*((at, False) for at, _ in reads), (made, True))
+        written = {at for at, _ in self._read(first, wanted)}
+        return tuple((at, at in written) for at, _ in reads)
+
+    def _scattering_reads(self, op: Op) -> Reads:
+        """The place of each window's element is found first, then scattered to.
+
+        A place is an index for each dim. XLA:CPU puts them into one tensor, made from
+        a tensor of indices for each dim; XLA:GPU keeps them apart, the element with
+        them.
+        """
+        image, source = op.operands[:2]
+        wanted = self._placed.operands[op.index]
+        index_bytes = len(self._program.values[image].shape) * _INDEX_BYTES
+        image_elements, elements = (
+            self._program.values[value].num_elements
+            // sharding.num_shards(self._placed.mesh)
+            for value, sharding in zip((image, source), wanted, strict=False)
+        )
+        if self._placed.platform == "cpu":
+            bytes_, inner = elements * index_bytes, image_elements * index_bytes
+        else:
+            itemsize = DTYPE_BYTES.get(self._program.values[image].dtype, 0)
+            bytes_, inner = math.ceil(elements * (index_bytes + itemsize)), 0
+        read_image = [(at, False) for at, _ in self._read(image, wanted[0])]
+        places = self._add(read_image, bytes_, inner=inner)
+        (result,) = op.results
+        made = self._add((), self._result_bytes(op, result))
+        read = self._read(source, wanted[1])
+        return ((places, False), *((at, False) for at, _ in read), (made, True))
+
+    def _result_bytes(self, op: Op, value: int) -> int:
+        if value in self._placed.lent or value not in self._fusion.stored:
+            return 0
+        if op.kind in _UPDATING and op.parent is not None:
+            carried = self._program.values[op.operands[0]].producer == op.parent
+            if carried:
+                return 0
+        return self._placed.bytes_(value, self._placed.values[value])
+
+    def _add_loop(self, op: Op) -> None:
+        """A loop or branch: its results, and what its inside needs."""
+        placed = self._placed
+        given = [v for region in op.regions for v in region.arguments]
+        yields = [
+            (value, placed.values[result])
+            for region in op.result_regions
+            for value, result in zip(region.yields, op.results, strict=True)
+        ]
+        graph, outside = self._blocks.build(op.index, given, yields)
+        inner = self._blocks.peak(graph)
+        reads = [*self._op_reads(op), *self._read_all(outside)]
+        bytes_ = sum(
+            self._placed.bytes_(value, placed.values[value])
+            for position, value in enumerate(op.results)
+            if value not in placed.lent and not _is_kept(op, position)
+        )
+        at = self._add(reads, bytes_, inner=inner)
+        for value in op.results:
+            self._number[value] = at
+
+    def _op_reads(self, op: Op) -> Reads:
+        is_pointwise = op.index in self._placed.pointwise
+        wanted = self._placed.operands[op.index]
+        again = self._fusion.is_taken_in(op)
+        reads = (
+            (at, is_pointwise and below)
+            for position, (value, sharding) in enumerate(
+                zip(op.operands, wanted, strict=True)
+            )
+            for at, below in (
+                self._read_transposed(value, sharding)
+                if self._fusion.transposes(op, position)
+                else self._read(value, sharding, again=again)
+            )
+        )
+        return tuple(dict.fromkeys(reads))
+
+    def _read_transposed(self, value: int, wanted: Sharding) -> Reads:
+        key = (value, wanted)
+        if key not in self._transposed:
+            reads = [(at, False) for at, _ in self._read(value, wanted, again=True)]
+            bytes_ = self._placed.bytes_(value, wanted)
+            self._transposed[key] = self._add(reads, bytes_)
+        return ((self._transposed[key], True),)
+
+    def _read_all(self, reads: Iterable[Read]) -> list[tuple[int, bool]]:
+        return [found for value, wanted in reads for found in self._read(value, wanted)]
+
+    def _read(self, value: int, wanted: Sharding, *, again: bool = False) -> Reads:
+        """Kernels that a read of a value goes to, and whether it is pointwise.
+
+        Args:
+            value: That is read.
+            wanted: How it is read.
+            again: Whether the reader may compute it again.
+        """
+        if self._fusion.scope(value) != self._parent:
+            self.outside.append((value, wanted))
+            return ()
+        producer = self._program.values[value].producer
+        if producer is not None and self._fusion.generated[value]:
+            return self._read_source(self._program.ops[producer], wanted)
+        moves = self._fusion.moves(value, wanted)
+        computed = again and not moves and value in self._fusion.duplicated
+        if computed or value not in self._number:
+            return self._fused[value]
+        if not moves:
+            return ((self._number[value], wanted == self._placed.values[value]),)
+        key = (value, wanted)
+        if key not in self._copies:
+            bytes_ = self._placed.bytes_(value, wanted)
+            self._copies[key] = self._add([(self._number[value], False)], bytes_)
+        return ((self._copies[key], True),)
+
+    def _read_source(self, op: Op, wanted: Sharding) -> Reads:
+        """What a generated value is made of."""
+        if not op.operands:
+            return ()
+        (source,) = op.operands
+        rank = len(self._program.values[source].shape)
+        lies = Sharding.replicated(rank)
+        if op.rule is not None:
+            lies = Sharding(source_dims(op.rule, wanted.dims))
+        return tuple((at, False) for at, _ in self._read(source, lies))
+
+    def _reads_of_fused(self, op: Op, value: int) -> Reads:
+        if op.kind != BARRIER:
+            return self._op_reads(op)
+        position = op.results.index(value)
+        wanted = self._placed.operands[op.index][position]
+        return tuple(self._read(op.operands[position], wanted))
+
+
+def _is_kept(op: Op, position: int) -> bool:
+    """Whether a loop hands a value on unchanged."""
+    return any(
+        region.yields[position] == region.arguments[position]
+        for region in op.result_regions
+        if region.arguments
+    )

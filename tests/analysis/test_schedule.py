@@ -1,0 +1,159 @@
+"""Orders of kernels, and kernels that start together: laws on random graphs."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tepdist.analysis.schedule import (
+    Kernels,
+    breadth_first,
+    depth_first,
+    greedy,
+    least_memory,
+    peak_bytes,
+    post_order,
+)
+from tepdist.analysis.units import combine, contract, guard, order_units
+
+ORDERS = (breadth_first, depth_first, greedy, post_order, least_memory)
+
+
+@st.composite
+def graphs(draw, most: int = 9) -> Kernels:
+    """Kernels that read earlier ones; the first few may be arguments."""
+    count = draw(st.integers(1, most))
+    num_given = draw(st.integers(0, count))
+    operands = [
+        ()
+        if at < num_given
+        else tuple(sorted(draw(st.sets(st.integers(0, at - 1), max_size=3))))
+        if at
+        else ()
+        for at in range(count)
+    ]
+    users = [
+        tuple(at for at, read in enumerate(operands) if operand in read)
+        for operand in range(count)
+    ]
+    sizes = st.integers(0, 8)
+    return Kernels(
+        operands=tuple(operands),
+        users=tuple(users),
+        bytes_=tuple(draw(sizes) for _ in range(count)),
+        is_given=tuple(at < num_given for at in range(count)),
+        roots=(count - 1,),
+        inner_bytes=tuple(draw(sizes) for _ in range(count)),
+        reusable=tuple(operands),
+    )
+
+
+def is_order(order, operands) -> bool:
+    place = {at: position for position, at in enumerate(order)}
+    return sorted(order) == list(range(len(operands))) and all(
+        place[operand] < place[at] for at in place for operand in operands[at]
+    )
+
+
+def direct_peak(kernels: Kernels, order) -> int:
+    """Lifetimes from the kernel to its last reader, added up one by one."""
+    place = {at: position for position, at in enumerate(order)}
+    totals = []
+    for now in range(len(order)):
+        held = kernels.inner_bytes[order[now]] * (not kernels.is_given[order[now]])
+        for at in order:
+            last = max((place[user] for user in kernels.users[at]), default=place[at])
+            last = len(order) if at in kernels.roots else last
+            if not kernels.is_given[at] and place[at] <= now <= last:
+                held += kernels.bytes_[at]
+        totals.append(0 if kernels.is_given[order[now]] else held)
+    return max(totals)
+
+
+@given(graphs())
+def test_every_order_runs_operands_first(kernels):
+    for make in ORDERS:
+        assert is_order(make(kernels), kernels.operands)
+
+
+@given(graphs())
+def test_the_peak_is_what_lifetimes_add_up_to(kernels):
+    for make in ORDERS:
+        order = make(kernels)
+        assert peak_bytes(kernels, order) == direct_peak(kernels, order)
+        assert peak_bytes(kernels, order, reuses=True) <= peak_bytes(kernels, order)
+
+
+@given(graphs())
+def test_the_least_of_three_is_no_more_than_each(kernels):
+    least = peak_bytes(kernels, least_memory(kernels))
+    for make in (greedy, depth_first, post_order):
+        assert least <= peak_bytes(kernels, make(kernels))
+
+
+@given(graphs(most=6))
+def test_no_order_needs_less_than_one_kernel_does(kernels):
+    for order in itertools.permutations(range(len(kernels.operands))):
+        if is_order(order, kernels.operands):
+            own = [
+                b
+                for b, g in zip(kernels.bytes_, kernels.is_given, strict=True)
+                if not g
+            ]
+            assert peak_bytes(kernels, order) >= max(own, default=0)
+
+
+@given(graphs(), st.data())
+def test_combined_kernels_do_not_wait_for_one_another(kernels, data):
+    count = len(kernels.operands)
+    keyed = data.draw(st.sets(st.integers(0, count - 1)))
+    keys = {at: data.draw(st.sampled_from("ab")) for at in keyed}
+    unit = combine(kernels, keys, limit_bytes=12)
+    for first in set(unit):
+        members = [at for at in range(count) if unit[at] == first]
+        assert len({keys.get(at) for at in members}) == 1
+        if len(members) > 1:
+            assert sum(kernels.bytes_[at] for at in members) <= 12
+    contracted = contract(kernels, unit)
+    assert all(first not in read for first, read in enumerate(contracted))
+    order = order_units(kernels, unit, breadth_first)
+    assert is_order(order, kernels.operands)
+    # Those of one unit follow one another.
+    runs = [key for key, _ in itertools.groupby(order, key=lambda at: unit[at])]
+    assert len(runs) == len(set(unit))
+
+
+@given(graphs(), st.data())
+def test_what_a_guarded_argument_is_read_by_comes_before_its_update(kernels, data):
+    count = len(kernels.operands)
+    arguments = [
+        at for at in range(count) if kernels.is_given[at] and kernels.users[at]
+    ]
+    updates = {at: data.draw(st.sampled_from(kernels.users[at])) for at in arguments}
+    unit = tuple(range(count))
+    guarded, units = guard(kernels, unit, updates)
+    assert len(units) == len(guarded.operands)
+    for make in (breadth_first, greedy):
+        order = make(guarded)
+        assert is_order(order, guarded.operands)
+        place = {at: position for position, at in enumerate(order)}
+        for argument, update in updates.items():
+            readers = [at for at in guarded.users[argument] if at != update]
+            assert all(place[at] < place[update] for at in readers)
+
+
+@pytest.mark.parametrize("make", ORDERS)
+def test_a_chain_runs_in_order(make):
+    chain = Kernels(
+        operands=((), (0,), (1,)),
+        users=((1,), (2,), ()),
+        bytes_=(4, 4, 4),
+        is_given=(False,) * 3,
+        roots=(2,),
+        inner_bytes=(0,) * 3,
+        reusable=((), (0,), (1,)),
+    )
+    assert make(chain) == [0, 1, 2]
+    assert peak_bytes(chain, [0, 1, 2]) == 8
+    assert peak_bytes(chain, [0, 1, 2], reuses=True) == 4
