@@ -1,12 +1,9 @@
 """The whole flow on one screen: a program and a cluster go in, a plan comes out."""
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from tepdist.cluster.model import Cluster
 from tepdist.cost.compute import matmul_peak_flops_per_s, model_flops
 from tepdist.errors import OptionsError, located
+from tepdist.garbage import collection_paused
 from tepdist.plans.types import Options, Plan, Predicted, Stage
 from tepdist.program.fingerprint import fingerprint
 from tepdist.program.graph import Program
@@ -38,7 +35,7 @@ def compile_plan(
         OptionsError: if an option or constraint cannot be honoured.
         RolesError: if the roles do not match the program.
     """
-    with located(f"{program.name} on {cluster.name}"), _collection_paused():
+    with located(f"{program.name} on {cluster.name}"), collection_paused():
         check_roles(program, roles)
         _check_options(options)
         found = search(
@@ -54,22 +51,6 @@ def compile_plan(
         predicted=_predict(program, cluster, found.stage),
         stages=(found.stage,),
     )
-
-
-@contextmanager
-def _collection_paused() -> Iterator[None]:
-    """Leaves cyclic garbage alone while a search makes millions of small objects.
-
-    It makes no cycles worth collecting; looking for them took 3 of 11 s of a 96-layer
-    GPT's search (2 cores, 2026-11).
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _predict(program: Program, cluster: Cluster, stage: Stage) -> Predicted:

@@ -53,7 +53,7 @@ def program_of(stated: Stated):
         return %0 : {type_}
       }}
     }}"""
-    return extract(prepare(text.encode()).bytecode, "stated")
+    return extract(prepare(text.encode()).bytecode(), "stated")
 
 
 @given(shardings())

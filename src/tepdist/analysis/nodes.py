@@ -12,7 +12,7 @@ factors its tensors share. Three kinds of op make no node:
   operands have nothing to do with one another, is as many slots.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -96,26 +96,6 @@ def source_dims(
     )
 
 
-def resolve(program: Program, tensor: Tensor) -> Tensor | None:
-    """The tensor that must be at hand where this one is used.
-
-    Returns:
-        Itself, or what it is a broadcast of; None if it is made from nothing.
-    """
-    while is_generated(program, tensor.value):
-        producer = program.values[tensor.value].producer
-        assert producer is not None
-        op = program.ops[producer]
-        if op.kind in _SOURCES:
-            return None
-        (source,) = op.operands
-        dims: Dims = ((),) * len(program.values[source].shape)
-        if op.rule is not None:
-            dims = source_dims(op.rule, tensor.dims)
-        tensor = Tensor(source, dims)
-    return tensor
-
-
 def run_counts(program: Program) -> list[int]:
     """How often each op runs per step: the product of the loops around it."""
     counts: list[int] = []
@@ -143,51 +123,135 @@ def build_nodes(program: Program, next_values: Mapping[int, int]) -> tuple[Node,
             must come out as the argument lies.
     """
     counts = run_counts(program)
+    builder = _Builder(program)
     nodes = []
     rules = program.argument_rules or (None,) * len(program.arguments)
     for value, rule in zip(program.arguments, rules, strict=True):
         follows = (next_values[value],) if value in next_values else ()
-        held = _held(program, (value,), follows, trips=1)
+        held = builder.held((value,), follows, trips=1)
         nodes.append(held if rule is None else _placed(held, rule))
     for op in program.ops:
         if op.kind in SLOTTED:
-            nodes.extend(_slots(program, op, counts[op.index]))
-        elif not _makes_no_node(program, op):
-            nodes.append(_op_node(program, op, counts[op.index]))
+            nodes.extend(builder.slots(op, counts[op.index]))
+        elif not builder.makes_no_node(op):
+            nodes.append(builder.of_op(op, counts[op.index]))
+    replacing = set(next_values.values())
     for value in dict.fromkeys(program.results):
-        if is_generated(program, value) and value not in next_values.values():
-            nodes.append(_held(program, (value,), (value,), trips=1))
+        if is_generated(program, value) and value not in replacing:
+            nodes.append(builder.held((value,), (value,), trips=1))
     return tuple(nodes)
 
 
-def _makes_no_node(program: Program, op: Op) -> bool:
-    if any(is_generated(program, value) for value in op.results):
-        return True
-    values = (*op.operands, *op.results)
-    return not any(program.values[value].shape for value in values)
+class _Builder:
+    """Makes nodes; remembers what ops of one signature have in common."""
 
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        values = program.values
+        self._scalars = frozenset(v.index for v in values if not v.shape)
+        self._generated = frozenset(
+            v.index for v in values if is_generated(program, v.index)
+        )
+        self._pointwise: dict[str, bool] = {}
+        self._sources: dict[tuple[str, Dims], Dims] = {}
 
-def _held(
-    program: Program,
-    outputs: tuple[int, ...],
-    inputs: tuple[int, ...],
-    *,
-    trips: int,
-    inner_trips: int | None = None,
-    pointwise: bool = False,
-) -> Node:
-    """A node that only holds tensors of one shape: a factor for each dim."""
-    shape = program.values[outputs[0]].shape
-    dims: Dims = tuple((factor,) for factor in range(len(shape)))
-    return Node(
-        op=None,
-        sizes=shape,
-        inputs=tuple(_resolved(program, [Tensor(value, dims) for value in inputs])),
-        outputs=tuple(Tensor(value, dims) for value in outputs),
-        trips=trips,
-        inner_trips=trips if inner_trips is None else inner_trips,
-        pointwise=pointwise,
-    )
+    def makes_no_node(self, op: Op) -> bool:
+        if not self._generated.isdisjoint(op.results):
+            return True
+        return self._scalars.issuperset((*op.operands, *op.results))
+
+    def held(
+        self,
+        outputs: tuple[int, ...],
+        inputs: tuple[int, ...],
+        *,
+        trips: int,
+        inner_trips: int | None = None,
+        pointwise: bool = False,
+    ) -> Node:
+        """A node that only holds tensors of one shape: a factor for each dim."""
+        shape = self._program.values[outputs[0]].shape
+        dims: Dims = tuple((factor,) for factor in range(len(shape)))
+        return Node(
+            op=None,
+            sizes=shape,
+            inputs=self._resolved(inputs, (dims,) * len(inputs)),
+            outputs=tuple(Tensor(value, dims) for value in outputs),
+            trips=trips,
+            inner_trips=trips if inner_trips is None else inner_trips,
+            pointwise=pointwise,
+        )
+
+    def slots(self, op: Op, trips: int) -> Iterator[Node]:
+        for position, result in enumerate(op.results):
+            if result in self._scalars:
+                continue
+            outputs, inputs = [result], []
+            if op.kind in ("stablehlo.while", BARRIER):
+                inputs.append(op.operands[position])
+            if op.kind == "stablehlo.while":
+                outputs += [region.arguments[position] for region in op.regions]
+            inputs += [region.yields[position] for region in op.result_regions]
+            yield self.held(
+                tuple(outputs),
+                tuple(inputs),
+                trips=trips,
+                inner_trips=trips if _is_kept(op, position) else trips * _turns(op),
+                pointwise=op.kind == BARRIER,
+            )
+
+    def of_op(self, op: Op, trips: int) -> Node:
+        rule = self._whole(op) if op.rule is None else op.rule
+        if op.signature not in self._pointwise:
+            is_pointwise = op.rule is not None and _is_pointwise(rule)
+            self._pointwise[op.signature] = is_pointwise
+        return Node(
+            op=op.index,
+            sizes=rule.sizes,
+            inputs=self._resolved(op.operands, rule.operands),
+            outputs=tuple(map(Tensor, op.results, rule.results)),
+            reduction=rule.reduction,
+            blocked=rule.blocked,
+            trips=trips,
+            inner_trips=trips,
+            pointwise=self._pointwise[op.signature],
+            pinned=rule.pinned,
+        )
+
+    def _whole(self, op: Op) -> Rule:
+        """The rule of an op that none covers: every tensor whole on every device."""
+        values = self._program.values
+        return Rule(
+            sizes=(),
+            operands=tuple(((),) * len(values[v].shape) for v in op.operands),
+            results=tuple(((),) * len(values[v].shape) for v in op.results),
+        )
+
+    def _resolved(
+        self, values: Sequence[int], all_dims: Sequence[Dims]
+    ) -> tuple[Tensor, ...]:
+        """What must be at hand where these are used: broadcasts are seen through."""
+        found = []
+        for value, dims in zip(values, all_dims, strict=True):
+            tensor: Tensor | None = Tensor(value, dims)
+            while tensor is not None and tensor.value in self._generated:
+                tensor = self._source(tensor)
+            if tensor is not None and tensor.value not in self._scalars:
+                found.append(tensor)
+        return tuple(found)
+
+    def _source(self, tensor: Tensor) -> Tensor | None:
+        """What a generated tensor is a broadcast of; None if made from nothing."""
+        producer = self._program.values[tensor.value].producer
+        assert producer is not None
+        op = self._program.ops[producer]
+        if op.kind in _SOURCES:
+            return None
+        key = (op.signature, tensor.dims)
+        if key not in self._sources:
+            rule = self._whole(op) if op.rule is None else op.rule
+            self._sources[key] = source_dims(rule, tensor.dims)
+        return Tensor(op.operands[0], self._sources[key])
 
 
 def _placed(held: Node, rule: Rule) -> Node:
@@ -203,26 +267,6 @@ def _placed(held: Node, rule: Rule) -> Node:
     )
 
 
-def _slots(program: Program, op: Op, trips: int) -> Iterator[Node]:
-    for position, result in enumerate(op.results):
-        if not program.values[result].shape:
-            continue
-        outputs, inputs = [result], []
-        if op.kind in ("stablehlo.while", BARRIER):
-            inputs.append(op.operands[position])
-        if op.kind == "stablehlo.while":
-            outputs += [region.arguments[position] for region in op.regions]
-        inputs += [region.yields[position] for region in op.result_regions]
-        yield _held(
-            program,
-            tuple(outputs),
-            tuple(inputs),
-            trips=trips,
-            inner_trips=trips if _is_kept(op, position) else trips * _turns(op),
-            pointwise=op.kind == BARRIER,
-        )
-
-
 def _is_kept(op: Op, position: int) -> bool:
     """Whether a loop carries a value unchanged: XLA then reshards it before it."""
     return any(
@@ -230,57 +274,6 @@ def _is_kept(op: Op, position: int) -> bool:
         for region in op.result_regions
         if region.arguments
     )
-
-
-def _op_node(program: Program, op: Op, trips: int) -> Node:
-    if op.rule is None:
-        return _whole_node(program, op, trips)
-    rule = op.rule
-    inputs = [
-        Tensor(value, dims)
-        for value, dims in zip(op.operands, rule.operands, strict=True)
-    ]
-    outputs = tuple(
-        Tensor(value, dims)
-        for value, dims in zip(op.results, rule.results, strict=True)
-    )
-    return Node(
-        op=op.index,
-        sizes=rule.sizes,
-        inputs=tuple(_resolved(program, inputs)),
-        outputs=outputs,
-        reduction=rule.reduction,
-        blocked=rule.blocked,
-        trips=trips,
-        inner_trips=trips,
-        pointwise=_is_pointwise(rule),
-        pinned=rule.pinned,
-    )
-
-
-def _whole_node(program: Program, op: Op, trips: int) -> Node:
-    """An op that no rule covers: every tensor whole on every device."""
-    inputs = [
-        Tensor(value, ((),) * len(program.values[value].shape)) for value in op.operands
-    ]
-    outputs = tuple(
-        Tensor(value, ((),) * len(program.values[value].shape)) for value in op.results
-    )
-    return Node(
-        op=op.index,
-        sizes=(),
-        inputs=tuple(_resolved(program, inputs)),
-        outputs=outputs,
-        trips=trips,
-        inner_trips=trips,
-    )
-
-
-def _resolved(program: Program, tensors: list[Tensor]) -> Iterator[Tensor]:
-    for tensor in tensors:
-        source = resolve(program, tensor)
-        if source is not None and program.values[source.value].shape:
-            yield source
 
 
 def _is_pointwise(rule: Rule) -> bool:

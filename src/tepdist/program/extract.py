@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from jaxlib.mlir import ir
 
 from tepdist.errors import ProgramError
+from tepdist.garbage import collection_paused
 from tepdist.program import module as modules
 from tepdist.program.collectives import collective_axes
 from tepdist.program.graph import (
@@ -45,7 +46,7 @@ def extract(bytecode: bytes, name: str) -> Program:
         ProgramError: if a value is no tensor, or its sharding is stated over axes that
             do not divide it.
     """
-    with modules.new_context():
+    with modules.new_context(), collection_paused():
         module = modules.parse(bytecode)
         modules.run_passes(module, ADD_RULES)
         main = main_function(module)

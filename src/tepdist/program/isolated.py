@@ -1,14 +1,21 @@
 """Prepares a program in a child process, which may die of the bytes without harm.
 
 The child gets the bytes on stdin. It answers on stdout with one line of JSON, an
-error or the aliases, and after it the normalised bytecode.
+error or the aliases, then the normalised module twice: as it is, of a length that the
+JSON states, and in its canonical form. The second takes a second for 55,000 ops, in
+which the parent reads the first.
 """
 
+import gc
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import IO
 
 from tepdist import children
 from tepdist.errors import ProgramError
@@ -21,53 +28,115 @@ _START = "from tepdist.program import isolated, reader; isolated.answer(reader.p
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A normalised module and what it said before it was normalised."""
+    """A normalised module and what it said before it was normalised.
 
-    bytecode: bytes = field(repr=False)
+    Attributes:
+        draft: Bytecode that says the same as the canonical one.
+        bytecode: Gives the canonical bytecode, which equal modules have in common.
+        aliases: What the module said.
+    """
+
+    draft: bytes = field(repr=False)
+    bytecode: Callable[[], bytes] = field(repr=False)
     aliases: Aliases
 
 
-def prepare_isolated(data: bytes) -> Prepared:
+@contextmanager
+def prepared_apart(data: bytes) -> Iterator[Prepared]:
     """What `reader.prepare` gives for these bytes, from a child.
 
     Raises:
         ProgramError: what the reading raised, or that the child died of the bytes.
     """
-    try:
-        child = subprocess.run(
+    with (
+        tempfile.TemporaryFile() as words,
+        subprocess.Popen(
             children.command(_START),
-            input=data,
-            capture_output=True,
-            timeout=TIME_LIMIT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise ProgramError(
-            f"reading took over {TIME_LIMIT_S} s", hint=DAMAGED_HINT
-        ) from None
-    header, _, bytecode = child.stdout.partition(b"\n")
-    if child.returncode:
-        last_words = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise ProgramError(
-            f"the compiler died reading the bytes: {short(last_words)}",
-            hint=DAMAGED_HINT,
-        )
-    fields = json.loads(header)
-    if "problem" in fields:
-        raise ProgramError(
-            fields["problem"], where=fields["where"], hint=fields["hint"]
-        )
-    return Prepared(bytecode, Aliases.from_json(fields["aliases"]))
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=words,
+        ) as process,
+    ):
+        child = _Child(process, words)
+        try:
+            yield child.read(data)
+        finally:
+            child.end()
+
+
+class _Child:
+    """A child that reads one program."""
+
+    def __init__(self, process: subprocess.Popen[bytes], words: IO[bytes]) -> None:
+        self._process, self._words = process, words
+        self._is_late = False
+        self._timer = threading.Timer(TIME_LIMIT_S, self._stop)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def read(self, data: bytes) -> Prepared:
+        assert self._process.stdin is not None
+        # It may be dead already.
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(data)
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        header = self._output.readline()
+        if not header:
+            raise self._death()
+        fields = json.loads(header)
+        if "problem" in fields:
+            raise ProgramError(
+                fields["problem"], where=fields["where"], hint=fields["hint"]
+            )
+        draft = self._output.read(fields["draft_bytes"])
+        aliases = Aliases.from_json(fields["aliases"])
+        return Prepared(draft, self._bytecode, aliases)
+
+    def end(self) -> None:
+        self._timer.cancel()
+        self._process.kill()
+
+    @property
+    def _output(self) -> IO[bytes]:
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    def _bytecode(self) -> bytes:
+        bytecode = self._output.read()
+        if self._process.wait():
+            raise self._death()
+        return bytecode
+
+    def _stop(self) -> None:
+        self._is_late = True
+        self._process.kill()
+
+    def _death(self) -> ProgramError:
+        self._process.wait()
+        if self._is_late:
+            problem = f"reading took over {TIME_LIMIT_S} s"
+        else:
+            self._words.seek(0)
+            last = self._words.read().decode(errors="replace").strip().rpartition("\n")
+            problem = f"the compiler died reading the bytes: {short(last[2])}"
+        return ProgramError(problem, hint=DAMAGED_HINT)
 
 
 def answer(prepare: Callable[[bytes], Prepared]) -> None:
     """What the child does."""
-    header: dict[str, str | None]
+    gc.disable()  # it lives for one program
+    out = sys.stdout.buffer
     try:
         prepared = prepare(sys.stdin.buffer.read())
-        header = {"aliases": prepared.aliases.to_json()}
-        bytecode = prepared.bytecode
     except ProgramError as error:
-        header = {"problem": error.problem, "where": error.where, "hint": error.hint}
-        bytecode = b""
-    sys.stdout.buffer.write(json.dumps(header).encode() + b"\n" + bytecode)
+        fields = {"problem": error.problem, "where": error.where, "hint": error.hint}
+        out.write(json.dumps(fields).encode() + b"\n")
+        return
+    header = {
+        "aliases": prepared.aliases.to_json(),
+        "draft_bytes": len(prepared.draft),
+    }
+    out.write(json.dumps(header).encode() + b"\n" + prepared.draft)
+    out.flush()
+    out.write(prepared.bytecode())

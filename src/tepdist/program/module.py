@@ -110,7 +110,8 @@ def canonical_bytecode(module: ir.Module) -> bytes:
     out), text does not: 0.8 s for the 55,000 ops of a 96-layer GPT.
     """
     text = str(module.operation.get_asm(enable_debug_info=True))
-    return to_bytecode(parse(text))
+    with module.context:
+        return to_bytecode(parse(text))
 
 
 def to_bytecode(module: ir.Module) -> bytes:

@@ -7,8 +7,10 @@ MLIR and protobuf end the process on some damaged binaries, and on text that nes
 deeply. Bytes from outside are therefore read with ``isolated=True``: in a child.
 """
 
+import functools
 import gzip
 import zlib
+from contextlib import nullcontext
 from dataclasses import replace
 
 from jaxlib.mlir import ir
@@ -20,7 +22,7 @@ from tepdist.program.extract import extract
 from tepdist.program.graph import CUSTOM_CALL, Program
 from tepdist.program.infer import infer_roles
 from tepdist.program.inline import find_ops
-from tepdist.program.isolated import Prepared, prepare_isolated
+from tepdist.program.isolated import Prepared, prepared_apart
 from tepdist.program.normalise import normalise
 from tepdist.program.partitioned import number_calls
 from tepdist.program.roles import Roles
@@ -48,8 +50,10 @@ def read_program(
         ProgramError: if the bytes are no program or one that cannot be planned.
     """
     try:
-        prepared = prepare_isolated(data) if isolated else prepare(data)
-        program = extract(prepared.bytecode, name)
+        prepared_ = prepared_apart(data) if isolated else nullcontext(prepare(data))
+        with prepared_ as prepared:
+            program = extract(prepared.draft, name)
+            program = replace(program, module=prepared.bytecode())
     except ProgramError as error:
         where = f"{name}, {error.where}" if error.where else name
         raise ProgramError(error.problem, where=where, hint=error.hint) from None
@@ -76,7 +80,11 @@ def prepare(data: bytes) -> Prepared:
         number_calls(module)
         normalise(module)
         _refuse_callbacks(module)
-        return Prepared(modules.canonical_bytecode(module), aliases)
+    return Prepared(
+        modules.to_bytecode(module),
+        functools.partial(modules.canonical_bytecode, module),
+        aliases,
+    )
 
 
 def read_module(data: bytes) -> ir.Module:
