@@ -108,20 +108,22 @@ def find_liveness(
     position, last = _positions(program, phases)
     num_times = len(program.ops) + 1
     num_values = len(program.values)
-    start = np.zeros(num_values, np.int64)
-    end = np.full(num_values, -1, np.int64)
+    # Lists: numpy takes three times as long for one element at a time.
+    start, end = [0] * num_values, [-1] * num_values
     uses = _uses(program)
     for op in program.ops:
-        start[list(op.results)] = position[op.index]
-        for region in op.regions:
-            start[list(region.arguments)] = position[op.index]
+        arguments = (value for region in op.regions for value in region.arguments)
+        for value in (*op.results, *arguments):
+            start[value] = position[op.index]
     fused = _fused(program, uses, pointwise, expensive=expensive)
-    for value in program.values:
-        for user in uses[value.index]:
-            end[value.index] = max(
-                end[value.index], _last_use(program, value.producer, user, last=last)
+    for described in program.values:
+        if uses[described.index]:
+            end[described.index] = max(
+                _last_use(program, described.producer, user, last=last)
+                for user in uses[described.index]
             )
-    end[list(program.results)] = num_times - 1
+    for value in program.results:
+        end[value] = num_times - 1
     _extend_through_fusions(program, fused, end)
     results = frozenset(program.results)
     is_stored = np.array(
@@ -136,16 +138,23 @@ def find_liveness(
     _write_over(program, pointwise, fused, position=position, end=end)
     _settle_arguments(program, roles, num_times, end=end, is_buffer=is_buffer)
     _settle_regions(program, is_buffer)
-    end = np.maximum(end, start - 1)
-    return Liveness(num_times, position, start, end, is_stored, is_buffer)
+    starts = np.array(start, np.int64)
+    return Liveness(
+        num_times=num_times,
+        position=np.array(position, np.int64),
+        start=starts,
+        end=np.maximum(np.array(end, np.int64), starts - 1),
+        is_stored=is_stored,
+        is_buffer=is_buffer,
+    )
 
 
 def _positions(
     program: Program, phases: Sequence[Phase]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[list[int], list[int]]:
     """Position of each op, and of the last op inside it."""
     count = len(program.ops)
-    keys = np.arange(count, dtype=np.float64)
+    keys = [float(index) for index in range(count)]
     made = {value: float(op.index) for op in program.ops for value in op.results}
     for op in program.ops:
         if phases[op.index] is not Phase.UPDATE or op.parent is not None or op.regions:
@@ -155,10 +164,11 @@ def _positions(
         for value in op.results:
             made[value] = key
     # Stable: ops that share a key stay in program order, after the op they follow.
-    order = np.lexsort((np.arange(count), keys))
-    position = np.empty(count, np.int64)
-    position[order] = np.arange(count)
-    last = position.copy()
+    order = np.argsort(keys, kind="stable")
+    positions = np.empty(count, np.int64)
+    positions[order] = np.arange(count)
+    position: list[int] = positions.tolist()
+    last = list(position)
     for op in reversed(program.ops):
         if op.parent is not None:
             last[op.parent] = max(last[op.parent], last[op.index])
@@ -178,15 +188,15 @@ def _uses(program: Program) -> list[list[int]]:
 
 
 def _last_use(
-    program: Program, producer: int | None, user: int, *, last: NDArray[np.int64]
+    program: Program, producer: int | None, user: int, *, last: Sequence[int]
 ) -> int:
     """Position until which a use keeps a value: a loop reads it until its end."""
     inside = None if producer is None else _scope(program, program.ops[producer])
     op = program.ops[user]
-    until = int(last[user])
+    until = last[user]
     while op.parent is not None and op.parent != inside:
         op = program.ops[op.parent]
-        until = max(until, int(last[op.index]))
+        until = max(until, last[op.index])
     return until
 
 
@@ -223,9 +233,7 @@ def _fused(
     return fused
 
 
-def _extend_through_fusions(
-    program: Program, fused: set[int], end: NDArray[np.int64]
-) -> None:
+def _extend_through_fusions(program: Program, fused: set[int], end: list[int]) -> None:
     """What a fused or generated value is made of lives until that value's last use."""
     for op in reversed(program.ops):
         for position, value in enumerate(op.results):
@@ -243,14 +251,14 @@ def _write_over(
     pointwise: frozenset[int],
     fused: set[int],
     *,
-    position: NDArray[np.int64],
-    end: NDArray[np.int64],
+    position: Sequence[int],
+    end: list[int],
 ) -> None:
     """An operand that dies in a pointwise op is gone when its result exists."""
     for op in program.ops:
         if op.index not in pointwise or len(op.results) != 1 or op.results[0] in fused:
             continue
-        here = int(position[op.index])
+        here = position[op.index]
         wanted = program.values[op.results[0]].bytes_
         for value in _sources(program, op, fused):
             described = program.values[value]
@@ -279,7 +287,7 @@ def _settle_arguments(
     roles: Roles,
     num_times: int,
     *,
-    end: NDArray[np.int64],
+    end: list[int],
     is_buffer: NDArray[np.bool_],
 ) -> None:
     """Arguments exist throughout; a donated one lends its buffer to its next value."""

@@ -62,6 +62,8 @@ def _needed(program: Program, values: Sequence[int]) -> set[int]:
             wanted.update(op.operands)
             for region in op.regions:
                 wanted.update(region.yields)
+    if not any(op.regions for op in program.ops):
+        return needed
     return _with_regions(program, needed, wanted)
 
 

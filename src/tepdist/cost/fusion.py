@@ -61,7 +61,7 @@ class Fusion:
     def moves(self, value: int, wanted: Sharding) -> bool:
         """Whether reading a value like this takes communication."""
         has = self._placed.values[value]
-        if wanted == has or self.generated[value]:
+        if wanted is has or wanted == has or self.generated[value]:
             return False
         key = (value, wanted)
         if key not in self._moves:

@@ -63,6 +63,7 @@ class _Blocks:
     def __init__(self, placed: Placed, peak: Peak) -> None:
         self.placed, self.peak = placed, peak
         self.fusion = Fusion(placed)
+        self._sources: dict[tuple[str, Sharding], Sharding] = {}
         self._ops: dict[int | None, list[Op]] = defaultdict(list)
         for op in placed.program.ops:
             self._ops[op.parent].append(op)
@@ -75,6 +76,18 @@ class _Blocks:
         for op in self._ops[parent]:
             block.add(op)
         return block.finish(results), block.outside
+
+    def source_sharding(self, broadcast: Op, wanted: Sharding) -> Sharding:
+        """How a broadcast's operand must lie for the result to lie as wanted."""
+        key = (broadcast.signature, wanted)
+        if key not in self._sources:
+            (source,) = broadcast.operands
+            rank = len(self.placed.program.values[source].shape)
+            lies = Sharding.replicated(rank)
+            if broadcast.rule is not None:
+                lies = Sharding(source_dims(broadcast.rule, wanted.dims))
+            self._sources[key] = lies
+        return self._sources[key]
 
 
 class _Block:
@@ -309,10 +322,7 @@ class _Block:
         if not op.operands:
             return ()
         (source,) = op.operands
-        rank = len(self._program.values[source].shape)
-        lies = Sharding.replicated(rank)
-        if op.rule is not None:
-            lies = Sharding(source_dims(op.rule, wanted.dims))
+        lies = self._blocks.source_sharding(op, wanted)
         return tuple((at, False) for at, _ in self._read(source, lies))
 
     def _reads_of_fused(self, op: Op, value: int) -> Reads:

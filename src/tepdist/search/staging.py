@@ -81,8 +81,8 @@ def make_stage(
         replicated_ops=tuple(
             f"{op.kind} ({program.values[op.results[0]].name})"
             for op in program.ops
-            if any(program.values[value].num_elements for value in op.results)
-            and _is_replicated(op, mesh)
+            if _is_replicated(op, mesh)
+            and any(program.values[value].num_elements for value in op.results)
         ),
     )
 
@@ -94,8 +94,10 @@ def _is_replicated(op: Op, mesh: Mesh) -> bool:
     """
     if op.rule is None:
         return not op.regions
+    if op.body is None:
+        return False
     left = mesh.num_devices // mesh.size_of(axis for axis, _ in op.rule.pinned)
-    return op.body is not None and left > 1
+    return left > 1
 
 
 def _reductions(

@@ -86,7 +86,7 @@ class Space:
         if key not in self._lies:
             numbers: dict[tuple[tuple[str, ...], ...], int] = {}
             index = [
-                numbers.setdefault(_dims(axes, tensor), len(numbers))
+                numbers.setdefault(_cut_dims(axes, tensor.dims), len(numbers))
                 for axes in self._axes(reduced=tensor.reduced)
             ]
             shardings = tuple(Sharding(dims) for dims in numbers)
@@ -126,7 +126,13 @@ def _cuts(
 
 def sharding_of(strategy: Strategy, tensor: GroupTensor, mesh: Mesh) -> Sharding:
     """How a tensor of the group lies under a strategy."""
-    return Sharding(_dims(_names(strategy, mesh, reduced=tensor.reduced), tensor))
+    return _lying(strategy, mesh, tensor.dims, reduced=tensor.reduced)
+
+
+# Asked for 60,000 tensors of a 96-layer GPT, of which 200 differ.
+@lru_cache(maxsize=2**16)
+def _lying(strategy: Strategy, mesh: Mesh, dims: Dims, *, reduced: bool) -> Sharding:
+    return Sharding(_cut_dims(_names(strategy, mesh, reduced=reduced), dims))
 
 
 def _names(
@@ -144,21 +150,21 @@ def _names(
     }
 
 
-def _dims(
-    axes: Mapping[int, tuple[str, ...]], tensor: GroupTensor
+def _cut_dims(
+    axes: Mapping[int, tuple[str, ...]], dims: Dims
 ) -> tuple[tuple[str, ...], ...]:
     """The axes that cut each dim of a tensor.
 
     Args:
         axes: That cut each factor.
-        tensor: Made of such factors.
+        dims: Factors of each dim.
     """
     return tuple(
         [
             axes.get(factors[0], ())
             if len(factors) == 1
             else tuple([axis for factor in factors for axis in axes.get(factor, ())])
-            for factors in tensor.dims
+            for factors in dims
         ]
     )
 
