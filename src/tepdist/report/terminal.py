@@ -132,10 +132,16 @@ def _memory_text(plan: Plan) -> str:
         for name in ("state", "gradients", "activations", "temporaries")
         if getattr(memory, name)
     )
-    return (
+    text = (
         f"{bytes_text(memory.peak)} of {bytes_text(limit)} per device "
         f"({percent_text(memory.peak / limit)})" + (f": {parts}" if parts else "")
     )
+    if memory.allocated > limit:
+        text += (
+            f"; the compiler may allocate {bytes_text(memory.allocated)}, more than "
+            "the limit"
+        )
+    return text
 
 
 def _search_text(plan: Plan) -> str:
