@@ -5,6 +5,7 @@ A subcommand's module is imported when it is asked for, so that `tepdist --help`
 """
 
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -28,6 +29,8 @@ from tepdist.errors import (
 FAILED = 1
 USAGE = 2
 INTERRUPTED = 130
+# A GPU plugin for deviceless compilation alone lacks the libraries that run things.
+PLUGIN_LOGGER = "jax._src.xla_bridge"
 USAGE_ERRORS = (
     ClusterError,
     OptionsError,
@@ -109,6 +112,8 @@ def run(arguments: Sequence[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     debug = "--debug" in arguments
+    if not debug:
+        logging.getLogger(PLUGIN_LOGGER).addFilter(_without_traceback)
     rest = [argument for argument in arguments if argument != "--debug"]
     try:
         code = app.main(args=rest, prog_name="tepdist", standalone_mode=False)
@@ -136,6 +141,14 @@ def run(arguments: Sequence[str]) -> int:
             err=True,
         )
         return FAILED
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Leaves one line of what JAX logs, if a plugin of its does not start."""
+    if record.exc_info is not None:
+        record.msg = f"{record.getMessage()}: {record.exc_info[1]}"
+        record.args, record.exc_info = (), None
+    return True
 
 
 def main() -> None:
