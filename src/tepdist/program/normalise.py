@@ -19,14 +19,16 @@ from tepdist.errors import ProgramError
 from tepdist.program import module as modules
 from tepdist.program.empty import fold_empty
 from tepdist.program.graph import CONSTRAINT, CUSTOM_CALL
-from tepdist.program.inline import find_ops, inline_calls, splice
+from tepdist.program.inline import find_ops, inline_calls, kinds_in, splice
 from tepdist.program.stated import drop_unused_mesh, settle_shardings
+from tepdist.program.sums import KIND as SUM
 from tepdist.program.sums import inline_sums, outline_sums
-from tepdist.program.top_k import expand_top_k
+from tepdist.program.top_k import TOP_K, expand_top_k
 
 FOLDING = "canonicalize,cse,canonicalize,symbol-dce"
 RESHARD = "sdy.reshard"
 HINTS = frozenset({"sdy.propagation_barrier", "sdy.sharding_group"})
+MARKS = HINTS | {RESHARD, SUM, CUSTOM_CALL}
 SHARDING_TARGETS = frozenset({"Sharding"})
 PARTITIONED_TARGETS = frozenset({"SPMDFullToShardShape", "SPMDShardToFullShape"})
 SHARDING_ATTRIBUTES = (
@@ -49,10 +51,14 @@ def normalise(module: ir.Module) -> None:
     modules.run_passes(module, "symbol-dce")
     inline_calls(module)
     _refuse_dynamic_shapes(main)
-    expand_top_k(main)
+    kinds = kinds_in(main)
+    if TOP_K in kinds:
+        expand_top_k(main)
     fold_empty(main)
-    inline_sums(main)
-    _drop_hints(main)
+    # Walks over all ops take most of the time here: none for what there is none of.
+    if not kinds.isdisjoint(MARKS):
+        inline_sums(main)
+        _drop_hints(main)
     settle_shardings(module, main)
     _drop_attributes(module, main)
     modules.run_passes(module, FOLDING)
@@ -128,15 +134,14 @@ def _is_dynamic(type_: ir.Type) -> bool:
 
 def _drop_hints(main: func.FuncOp) -> None:
     """Leaves of the ops about shardings constraints and manual computations."""
-    kinds = HINTS | {RESHARD, "sdy.named_computation", CUSTOM_CALL}
-    for op in find_ops(main, kinds):
+    for op in find_ops(main, MARKS):
         target = _target(op)
         if target in PARTITIONED_TARGETS:
             raise ProgramError(
                 f"the program is already partitioned: it has a {target}",
                 hint="give the program for one device, or lower it with Shardy",
             )
-        if op.name == "sdy.named_computation":
+        if op.name == SUM:
             splice(op.regions[0].blocks[0], op)
         elif op.name == RESHARD:
             _constrain(op)
