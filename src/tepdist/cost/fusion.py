@@ -108,7 +108,11 @@ class Fusion:
             for value, sharding in zip(op.operands, wanted, strict=True)
             if self.moves(value, sharding)
         }
-        if op.kind in _FUSING and self._placed.platform == "cpu":
+        is_cpu = self._placed.platform == "cpu"
+        if op.kind == BARRIER and not is_cpu:
+            # XLA:CPU drops barriers at once, others when all else is settled.
+            needed.update(op.operands)
+        elif op.kind in _FUSING and is_cpu:
             needed |= self._reduced(op)
         elif not self.is_taken_in(op) and op.kind not in _FUSING:
             needed.update(
