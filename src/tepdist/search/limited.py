@@ -19,6 +19,7 @@ from tepdist.search.shared import Array
 from tepdist.solver.bundle import best_prices
 from tepdist.solver.candidates import peaks
 
+Prices = tuple[tuple[int, float], ...]  # a time, price of a whole limit at it [s]
 # (network, start) -> assignment and a lower bound on the network's cost, or None.
 Solve = Callable[[Network, Sequence[int]], tuple[tuple[int, ...], float | None]]
 
@@ -63,12 +64,14 @@ class Outcome:
         cost: Its cost [s].
         peak: Its peak memory [B].
         lower_bound: No assignment that fits costs less [s]; None without a proof.
+        prices: Where a search with a better solver goes on.
     """
 
     assignment: tuple[int, ...]
     cost: float
     peak: float
     lower_bound: float | None
+    prices: Prices = ()
 
 
 class LimitedSearch:
@@ -94,29 +97,41 @@ class LimitedSearch:
         self._best: Outcome | None = None
         self._bound: float | None = None
 
-    def run(self, start: Sequence[int], *, out_of_time: Callable[[], bool]) -> Outcome:
+    def run(
+        self,
+        start: Sequence[int],
+        *,
+        out_of_time: Callable[[], bool],
+        prices: Prices = (),
+    ) -> Outcome:
         """The best assignment within the limit that was found.
 
         Args:
             start: Any assignment.
             out_of_time: Asked between solves.
+            prices: To begin with.
         """
+        self._times = [time for time, _ in prices]
         assignment, self._bound = self._solve(self._network, start)
         first = self._offer(assignment)
+        found = np.array([price for _, price in prices])
         if first.peak > self._limit:
             self._offer(tuple(start))
-            prices = self._ascend(out_of_time)
-            self._raise_bound(prices)
-            self._press(prices, out_of_time)
+            found = self._ascend(found, out_of_time)
+            self._raise_bound(found)
+            self._press(found, out_of_time)
             self._shrink(out_of_time)
             self._fill(out_of_time)
         best = self._best
         assert best is not None
-        return Outcome(best.assignment, best.cost, best.peak, self._bound)
+        known = tuple(zip(self._times, found.tolist(), strict=False))
+        return Outcome(best.assignment, best.cost, best.peak, self._bound, known)
 
-    def _ascend(self, out_of_time: Callable[[], bool]) -> Array:
+    def _ascend(self, near: Array, out_of_time: Callable[[], bool]) -> Array:
         """The best prices found, of a whole limit at each known time."""
-        near, reached = np.zeros(len(self._times)), -np.inf
+        reached = -np.inf
+        if near.any():
+            reached = self._value(self._at(near), near)
         radius = _FIRST_RADIUS * self._network.cost(next(iter(self._profiles)))
         for _ in range(_STEPS):
             near = np.pad(near, (0, len(self._times) - len(near)))

@@ -296,7 +296,9 @@ def _solve_exactly(
         return solution.assignment, solution.lower_bound
 
     limited = LimitedSearch(network, memory, limit, solve=exactly)
-    outcome = limited.run(start.assignment, out_of_time=clock.is_over)
+    outcome = limited.run(
+        start.assignment, out_of_time=clock.is_over, prices=start.prices
+    )
     better = min(start, outcome, key=lambda found: rank(found, limit))
     better = Outcome(better.assignment, better.cost, better.peak, outcome.lower_bound)
     to_beat = min(best, better.cost) if better.peak <= limit else best
