@@ -9,6 +9,7 @@ into a plan.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -44,6 +45,7 @@ _SWEEPS = 20
 _MAX_CUT_VARIABLES = 32
 # Unless told how long to search, O2 spends no more on cuts, all meshes together [s].
 _CUTS_S = 12.0
+_LOWERINGS = 2  # of the limit, while the compiler would allocate more than is allowed
 DEFAULT_TIME_LIMIT_S = {"O1": 30.0, "O2": 60.0, "O3": 600.0}
 
 
@@ -85,7 +87,7 @@ class _Clock:
     def lap(self, phase: str) -> None:
         """Books the time since the last lap under a phase."""
         now = time.perf_counter()
-        self.phases[phase] = now - self._last
+        self.phases[phase] = self.phases.get(phase, 0.0) + now - self._last
         self._last = now
 
 
@@ -144,20 +146,22 @@ def search(
         if clock.is_over():
             break
     clock.lap("problems")
-    candidates = _first_answers(candidates, limit, clock, progress=progress)
-    clock.lap("relaxation")
-    # A limit that these do not meet is for the solver, whatever the level.
-    if options.level != "O1" or all(c.rank(limit)[0] > 0 for c in candidates):
-        candidates = _prove(candidates, limit, clock, progress=progress)
-        clock.lap("solver")
-    chosen = min(candidates, key=lambda c: c.rank(limit))
+    answer = partial(_answered, structure, clock=clock, progress=progress)
+    candidates, chosen, stage = answer(candidates, limit, level=options.level)
+    # More is allocated than is live: the limit is lowered by that much.
+    allowed = options.memory_limit_bytes or cluster.device.memory_bytes
+    lowered = limit
+    for _ in range(_LOWERINGS):
+        lowered -= max(stage.memory.allocated - allowed, 0)
+        if stage.memory.allocated <= allowed or clock.is_over():
+            break
+        try:
+            _, other, less = answer(candidates, lowered, level="O1")
+        except NoPlanFits:
+            break
+        if less.memory.allocated < stage.memory.allocated:
+            chosen, stage = other, less
     assert chosen.outcome is not None
-    if chosen.outcome.peak > limit:
-        raise _nothing_fits(candidates, limit)
-    stage = make_stage(
-        structure, chosen.problem, chosen.outcome.assignment, memory=chosen.memory
-    )
-    clock.lap("staging")
     bound = min(c.bound for c in candidates)
     record = SearchRecord(
         level=options.level,
@@ -170,6 +174,37 @@ def search(
         num_candidates=len(candidates),
     )
     return Found(stage, record)
+
+
+def _answered(
+    structure: Structure,
+    candidates: Sequence[_Candidate],
+    limit: float,
+    *,
+    clock: _Clock,
+    level: str,
+    progress: Progress,
+) -> tuple[list[_Candidate], _Candidate, Stage]:
+    """The candidates with their answers, the best of them, and its stage.
+
+    Raises:
+        NoPlanFits: if none keeps within the limit.
+    """
+    found = _first_answers(candidates, limit, clock, progress=progress)
+    clock.lap("relaxation")
+    # A limit that these do not meet is for the solver, whatever the level.
+    if level != "O1" or all(c.rank(limit)[0] > 0 for c in found):
+        found = _prove(found, limit, clock, progress=progress)
+        clock.lap("solver")
+    chosen = min(found, key=lambda c: c.rank(limit))
+    assert chosen.outcome is not None
+    if chosen.outcome.peak > limit:
+        raise _nothing_fits(found, limit)
+    stage = make_stage(
+        structure, chosen.problem, chosen.outcome.assignment, memory=chosen.memory
+    )
+    clock.lap("staging")
+    return found, chosen, stage
 
 
 def _candidate(
