@@ -218,18 +218,10 @@ def _slots(program: Program, op: Op, trips: int) -> Iterator[Node]:
             tuple(outputs),
             tuple(inputs),
             trips=trips,
-            inner_trips=trips if _is_kept(op, position) else trips * _turns(op),
+            # What a loop keeps is resharded before it.
+            inner_trips=trips if op.keeps(position) else trips * _turns(op),
             pointwise=op.kind == BARRIER,
         )
-
-
-def _is_kept(op: Op, position: int) -> bool:
-    """Whether a loop carries a value unchanged: XLA then reshards it before it."""
-    return any(
-        region.yields[position] == region.arguments[position]
-        for region in op.result_regions
-        if region.arguments
-    )
 
 
 def _op_node(program: Program, op: Op, trips: int) -> Node:
