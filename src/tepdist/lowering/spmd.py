@@ -14,10 +14,12 @@ from jaxlib.mlir.dialects import sdy
 from tepdist.analysis.nodes import is_generated, source_dims
 from tepdist.cost.axis_parts import AxisPart, PartSharding
 from tepdist.cost.resharding import resharding_path
-from tepdist.lowering.per_device import Placed, run_per_device
+from tepdist.lowering.per_device import run_per_device
+from tepdist.lowering.placed import Placed
 from tepdist.plans.types import Stage
 from tepdist.program.graph import CONSTRAINT, CONTROL_FLOW, TOKEN, Op, Program
 from tepdist.program.module import parse
+from tepdist.program.rules import SCATTERING
 from tepdist.program.stated import MESH_NAME, SHARDING, mesh_attribute
 from tepdist.sharding import Mesh, Sharding
 
@@ -131,7 +133,7 @@ class _Annotator:
     def _per_device(self, index: int, operation: ir.Operation) -> ir.Operation:
         """The op, or the region in which each device runs it on its shards."""
         op = self._program.ops[index]
-        if op.rule is None or not op.rule.per_device:
+        if op.rule is None or op.regions:
             return operation
         placed = Placed(
             op.rule,
@@ -139,6 +141,8 @@ class _Annotator:
             self._stage.operands[index],
             tuple(self._stage.values[value] for value in op.results),
         )
+        if not (op.rule.per_device or _is_scattered(op, placed)):
+            return operation
         return run_per_device(
             operation,
             placed,
@@ -325,6 +329,12 @@ class _Annotator:
         if sharding not in self._attributes:
             self._attributes[sharding] = sharding_attribute(sharding)
         return self._attributes[sharding]
+
+
+def _is_scattered(op: Op, placed: Placed) -> bool:
+    """Whether its result is cut over axes that it is reduced over."""
+    is_able = op.kind in SCATTERING and len(op.results) == 1
+    return is_able and bool(placed.scattered())
 
 
 def _kept_arguments(program: Program) -> dict[int, tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 The axes over which a gradient is summed are those of data parallelism. Stage 0 keeps
 state whole over them, stage 1 shards what only the optimizer reads, stage 2 the
-gradients too, where the platform scatters sums, and stage 3 the parameters as well.
+gradients too, and stage 3 the parameters as well.
 "Sharded" is: over as many of these axes as the tensor's extents allow.
 
 Source: Rajbhandari et al., ZeRO, SC 2020.
@@ -39,6 +39,11 @@ class _Gradient:
     summed: tuple[int, GroupTensor]
     group: int
     is_parameter: bool
+
+
+def scatters_gradients(stage: int | None) -> bool:
+    """Whether a stage of ZeRO, None for none, scatters sums on any platform."""
+    return stage is not None and stage >= _GRADIENTS
 
 
 def zero_costs(
