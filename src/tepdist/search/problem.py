@@ -25,7 +25,7 @@ from tepdist.search.shared import Array
 from tepdist.search.strategies import Space, Strategy, strategy_space
 from tepdist.search.structure import Structure
 from tepdist.search.work import Traffic, Work
-from tepdist.search.zero import scatters_gradients, zero_costs
+from tepdist.search.zero import scatters_gradients, zero_costs, zero_spaces
 from tepdist.sharding import Mesh, Sharding
 
 
@@ -135,6 +135,8 @@ class Builder:
                     if tensor.value in self._wanted:
                         sharding = self._wanted[tensor.value]
                         spaces[variable] = spaces[variable].lying(tensor, sharding)
+        if self._zero is not None:
+            return zero_spaces(structure, spaces, self._zero)
         return tuple(spaces)
 
     def _scatters(self, group: Group) -> bool:
