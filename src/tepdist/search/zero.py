@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tepdist.analysis.groups import Group, GroupTensor
 from tepdist.analysis.phases import Phase
@@ -72,8 +71,11 @@ def zero_spaces(
         for i, j, costs in tuple(zero_costs(structure, found, stage)):
             if costs.shape != (len(found[i]), len(found[j])):
                 continue  # of what has changed since; looked at in the next round
-            free: NDArray[np.bool_] = np.asarray(np.isfinite(costs))
-            ends = ((i, free.any(axis=1)), (j, free.any(axis=0)))
+            free = np.isfinite(costs)
+            ends = (
+                (i, np.logical_or.reduce(free, axis=1)),
+                (j, np.logical_or.reduce(free, axis=0)),
+            )
             if i == j:
                 ends = ((i, free.diagonal()),) * 2
             for variable, each in dict(ends).items():
