@@ -66,7 +66,7 @@ clusters = st.builds(
     name=texts,
     device=devices,
     levels=st.lists(levels, min_size=1, max_size=3).map(tuple),
-    fuses_reduce_scatter=st.booleans(),
+    scatters_sums=st.booleans(),
     sources=st.dictionaries(texts, texts, max_size=3),
     combines_bytes=st.integers(0, 2**40),
 )
@@ -142,7 +142,7 @@ GATHER = {"kind": "all_gather", "size": 4, "times": [[1, 1e-6], [8, 2e-6]]}
         (("levels",), [3], "levels is 3"),
         (("levels", 0, "size"), 0, "has size 0"),
         (("levels", 0, "name"), 7, "name is 7"),
-        (("fuses_reduce_scatter",), "yes", "fuses_reduce_scatter is 'yes'"),
+        (("scatters_sums",), "yes", "scatters_sums is 'yes'"),
         (("sources",), {"size": 3}, "size is 3"),
     ],
 )

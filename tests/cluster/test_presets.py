@@ -64,7 +64,7 @@ def test_every_figure_of_a_preset_has_a_source(kind):
         "memory_bytes_per_s",
         "launch_s",
         "latency_s",
-        "fuses_reduce_scatter",
+        "scatters_sums",
     }
     links = {level.name for level in cluster.levels}
     assert figures <= set(cluster.sources)

@@ -20,7 +20,7 @@ def cluster(sizes: tuple[int, ...]) -> Cluster:
         for at, size in enumerate(sizes)
     )
     plain = parse_cluster("cpu:1")
-    return Cluster("test", plain.device, levels, plain.fuses_reduce_scatter, {})
+    return Cluster("test", plain.device, levels, plain.scatters_sums, {})
 
 
 def shapes(num_devices: int, most_axes: int = 3) -> list[tuple[int, ...]]:

@@ -11,7 +11,8 @@ from tepdist.compiler import compile_plan
 from tepdist.frontends.jax import trace
 from tepdist.lowering.compiled import bytes_by_kind, compiled_collectives
 from tepdist.plans.types import Options, Plan
-from tepdist.runtime.local import Executable
+from tepdist.runtime.compiled import jitted_program, placed_structs
+from tepdist.runtime.local import Executable, named_sharding
 from tepdist.sharding import Mesh
 
 F32 = jnp.float32
@@ -65,6 +66,30 @@ def test_what_a_loop_reads_from_outside_is_resharded_before_it():
     assert [(c.bytes_, c.count) for c in gathered] == [(16 * 16 * 4, 1)]
     priced = [(c.bytes_, c.count) for c in plan.stages[0].collectives]
     assert priced == [(16 * 16 * 4, 1)]
+
+
+def test_no_compiler_need_move_a_gather_out_of_a_loop():
+    def fn(weight, x):
+        return lax.fori_loop(0, 5, lambda _, c: jnp.tanh(c @ weight), x)
+
+    constraints = {"weight": (("x",), ()), "x": (("y",), ())}
+    plan, _ = planned(fn, (16, 16), (8, 16), constraints=constraints)
+    program, (stage,) = plan.program, plan.stages
+    devices = np.array(jax.devices()[: stage.mesh.num_devices])
+    mesh = jax.sharding.Mesh(devices.reshape(stage.mesh.shape), stage.mesh.names)
+    given = [named_sharding(mesh, stage.values[v]) for v in program.arguments]
+    jitted = jitted_program(
+        program,
+        stage,
+        argument_shardings=given,
+        result_shardings=[named_sharding(mesh, each) for each in stage.results],
+        donated=[],
+    )
+    lowered = jitted.lower(*placed_structs(program, given))
+    compiled = lowered.compile(
+        {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
+    )
+    assert bytes_by_kind(compiled.as_text()) == {"all_gather": 16 * 16 * 4}
 
 
 def test_what_a_loop_carries_is_priced_on_each_turn():

@@ -6,6 +6,7 @@ each device with its shards.
 """
 
 from collections import Counter
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -46,10 +47,11 @@ def differences(case: OneOp, mesh: Mesh):
     """What goes wrong under each strategy."""
     arguments = case.arguments()
     traced = trace(case.fn, arguments, {}, state_argnums=(), platform=case.platform)
+    cluster = parse_cluster(f"cpu:{mesh.num_devices}")
     plan = compile_plan(
         traced.read(),
         traced.roles,
-        parse_cluster(f"cpu:{mesh.num_devices}"),
+        replace(cluster, scatters_sums=True),
         options=Options(mesh=mesh, level="O1"),
     )
     wanted = [np.asarray(x) for x in jax.tree.leaves(jax.jit(case.fn)(*arguments))]

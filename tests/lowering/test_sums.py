@@ -79,7 +79,7 @@ def planned(name: str, *, scatters: bool, mesh: str):
     plan = compile_plan(
         traced.read(),
         traced.roles,
-        replace(cluster, fuses_reduce_scatter=scatters),
+        replace(cluster, scatters_sums=scatters),
         options=Options(mesh=shape, level="O1"),
     )
     return fn, arguments, plan

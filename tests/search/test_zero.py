@@ -28,10 +28,7 @@ def model(request):
 
 def planned(model, zero) -> Plan:
     program, roles = model
-    # As on GPUs, a sum that is sliced at once is scattered.
-    cluster = dataclasses.replace(
-        parse_cluster(f"cpu:{DEVICES}"), fuses_reduce_scatter=True
-    )
+    cluster = dataclasses.replace(parse_cluster(f"cpu:{DEVICES}"), scatters_sums=True)
     return compile_plan(
         program,
         roles,

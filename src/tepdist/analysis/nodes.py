@@ -196,7 +196,8 @@ class _Builder:
                 tuple(outputs),
                 tuple(inputs),
                 trips=trips,
-                inner_trips=trips if _is_kept(op, position) else trips * _turns(op),
+                # What a loop keeps is resharded before it.
+                inner_trips=trips if op.keeps(position) else trips * _turns(op),
                 pointwise=op.kind == BARRIER,
             )
 
@@ -264,15 +265,6 @@ def _placed(held: Node, rule: Rule) -> Node:
         outputs=tuple(replace(tensor, dims=dims) for tensor in held.outputs),
         blocked=rule.blocked,
         pinned=rule.pinned,
-    )
-
-
-def _is_kept(op: Op, position: int) -> bool:
-    """Whether a loop carries a value unchanged: XLA then reshards it before it."""
-    return any(
-        region.yields[position] == region.arguments[position]
-        for region in op.result_regions
-        if region.arguments
     )
 
 

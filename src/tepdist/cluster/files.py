@@ -3,7 +3,7 @@
 The form, all keys required unless said otherwise::
 
     name = "lab"                    # optional: else the file's stem
-    fuses_reduce_scatter = true     # optional: else true unless the platform is cpu
+    scatters_sums = true            # optional: else true unless the platform is cpu
     combines_bytes = 31_457_280     # optional: else 0; see `Cluster`
 
     [device]
@@ -53,7 +53,7 @@ from tepdist.errors import ClusterError, located
 PLATFORMS = ("cpu", "gpu", "tpu")
 _CLUSTER_KEYS = (
     "name",
-    "fuses_reduce_scatter",
+    "scatters_sums",
     "combines_bytes",
     "device",
     "levels",
@@ -120,9 +120,7 @@ def _cluster(root: "_Table") -> Cluster:
         name=root.text("name"),
         device=device,
         levels=levels,
-        fuses_reduce_scatter=root.flag(
-            "fuses_reduce_scatter", default=device.platform != "cpu"
-        ),
+        scatters_sums=root.flag("scatters_sums", default=device.platform != "cpu"),
         sources=MappingProxyType({key: sources.text(key) for key in sources.entries}),
         combines_bytes=root.whole("combines_bytes", default=0),
     )

@@ -178,8 +178,9 @@ class Cluster:
         name: As the user wrote it or the file says.
         device: What each device is.
         levels: Innermost first; the product of their sizes is the device count.
-        fuses_reduce_scatter: Whether the platform's compiler turns an all-reduce
-            followed by a slice into a reduce-scatter (XLA:GPU and TPU do, CPU not).
+        scatters_sums: Whether plans reduce-scatter where that pays, or only where ZeRO
+            is asked for. Off for CPUs by default: each collective takes long to start
+            there, and in place of one all-reduce there would be two.
         sources: Figure name to where it comes from.
         combines_bytes: All-reduces that do not wait for each other become one of at
             most so many bytes; 0 if each is priced alone.
@@ -188,7 +189,7 @@ class Cluster:
     name: str
     device: Device
     levels: tuple[LinkLevel, ...]
-    fuses_reduce_scatter: bool
+    scatters_sums: bool
     sources: Mapping[str, str]
     combines_bytes: int = 0
 

@@ -257,7 +257,7 @@ class _Block:
         bytes_ = sum(
             self._placed.bytes_(value, placed.values[value])
             for position, value in enumerate(op.results)
-            if value not in placed.lent and not _is_kept(op, position)
+            if value not in placed.lent and not op.keeps(position)
         )
         at = self._add(reads, bytes_, inner=inner)
         for value in op.results:
@@ -331,12 +331,3 @@ class _Block:
         position = op.results.index(value)
         wanted = self._placed.operands[op.index][position]
         return tuple(self._read(op.operands[position], wanted))
-
-
-def _is_kept(op: Op, position: int) -> bool:
-    """Whether a loop hands a value on unchanged."""
-    return any(
-        region.yields[position] == region.arguments[position]
-        for region in op.result_regions
-        if region.arguments
-    )

@@ -40,21 +40,13 @@ class Pricing:
         """Time of one collective over some mesh axes [s].
 
         Args:
-            kind: As in `Collective.kind`; a reduce-scatter on a cluster whose compiler
-                makes none runs as an all-reduce.
+            kind: As in `Collective.kind`.
             bytes_: Payload as INTERFACE defines it [B].
             axes: Mesh axes.
         """
-        kind = self.actual_kind(kind)
         if axes not in self._spans:
             self._spans[axes] = self.cluster.spans(self.mesh, axes)
         return collective_s(kind, float(bytes_), self._spans[axes])
-
-    def actual_kind(self, kind: str) -> str:
-        """What the cluster's compiler makes of a collective of this kind."""
-        if kind == "reduce_scatter" and not self.cluster.fuses_reduce_scatter:
-            return "all_reduce"
-        return kind
 
     def step_s(self, step: Step) -> float:
         """Time of one step of a resharding [s]."""

@@ -5,59 +5,22 @@ rules leave only batch factors free, so that a shard of the result needs no more
 the shards of the operands: such an op goes into a ``sdy.manual_computation``, which
 the partitioner takes as it is. So does a sum of products, which may be contracted
 over sharded dims too: its devices add their products up before they reduce the sum.
+And so does whatever makes partial results that are scattered.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from jaxlib.mlir import ir
-from jaxlib.mlir.dialects import sdy, stablehlo
+from jaxlib.mlir.dialects import sdy
 
-from tepdist.program.collectives import CHANNEL, device_groups
-from tepdist.program.graph import CUSTOM_CALL, Rule
+from tepdist.lowering.partial import partial_op, partial_sum
+from tepdist.lowering.placed import Placed, local_type
+from tepdist.program.graph import CUSTOM_CALL
 from tepdist.program.module import AnyValue
-from tepdist.program.sums import (
-    CONSTANT,
-    PRODUCT,
-    SCATTER,
-    TRANSPOSE,
-    is_sum,
-    zeros,
-)
-from tepdist.sharding import Mesh, Sharding
+from tepdist.program.sums import is_sum
 
 # XLA:CPU chooses layouts for it that it then refuses to run (jaxlib 0.10.2, 0.12.0.1).
 TRANSFORM = "stablehlo.fft"
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """How an op lies on its mesh.
-
-    Attributes:
-        rule: The op's.
-        mesh: Of the shardings.
-        operands: How its operands lie.
-        results: How its results lie.
-    """
-
-    rule: Rule
-    mesh: Mesh
-    operands: tuple[Sharding, ...]
-    results: tuple[Sharding, ...]
-
-    def reduced(self) -> list[tuple[str, ...]]:
-        """Axes that cut each factor that is reduced, where any do."""
-        found = []
-        for factor in sorted(self.rule.reduction):
-            for dims, sharding in zip(self.rule.operands, self.operands, strict=True):
-                axes = [
-                    a for d, a in zip(dims, sharding.dims, strict=True) if factor in d
-                ]
-                if axes and axes[0]:
-                    found.append(axes[0])
-                    break
-        return found
 
 
 def run_per_device(
@@ -82,7 +45,7 @@ def run_per_device(
             ),
         )
         local = [
-            _local_type(operand.type, sharding, placed.mesh)
+            local_type(operand.type, sharding, placed.mesh)
             for operand, sharding in zip(
                 operation.operands, placed.operands, strict=True
             )
@@ -91,13 +54,22 @@ def run_per_device(
             *local, arg_locs=[operation.location] * len(local)
         )
     with operation.location, ir.InsertionPoint(block):
-        made = _sum if is_sum(operation) else _shard
+        made = _maker(operation, placed)
         sdy.ReturnOp(made(operation, list(block.arguments), placed))
     for result, whole in zip(operation.results, manual.results, strict=True):
         result.replace_all_uses_with(whole)
     operation.erase()
     region: ir.Operation = manual.operation
     return region
+
+
+def _maker(
+    operation: ir.Operation, placed: Placed
+) -> Callable[[ir.Operation, Sequence[AnyValue], Placed], list[AnyValue]]:
+    """What puts the op into its region."""
+    if is_sum(operation):
+        return partial_sum
+    return _shard if placed.rule.per_device else partial_op
 
 
 def _shard(
@@ -108,7 +80,7 @@ def _shard(
     for position, argument in enumerate(arguments):
         inner.operands[position] = argument
     for result, sharding in zip(inner.results, placed.results, strict=True):
-        result.set_type(_local_type(result.type, sharding, placed.mesh))
+        result.set_type(local_type(result.type, sharding, placed.mesh))
     if inner.name != TRANSFORM:
         return list(inner.results)
     with ir.InsertionPoint(inner):
@@ -133,148 +105,3 @@ def _row_major(value: AnyValue) -> AnyValue:
     )
     result: AnyValue = pinned.results[0]
     return result
-
-
-def _sum(
-    operation: ir.Operation, arguments: Sequence[AnyValue], placed: Placed
-) -> list[AnyValue]:
-    """A sum of products on one device's shards, reduced over what they contract."""
-    body = operation.regions[0].blocks[0]
-    local = dict(zip(body.arguments, arguments, strict=True))
-    (result,) = placed.results
-    reduced = placed.reduced()
-    summed = {axis for axes in reduced for axis in axes}
-    kept = Sharding(
-        tuple(
-            tuple(axis for axis in axes if axis not in summed) for axes in result.dims
-        )
-    )
-    *ops, terminator = body.operations
-    for op in ops:
-        whole: AnyValue = op.operation.results[0]
-        if op.operation.name == CONSTANT:
-            local[whole] = zeros(_local_type(whole.type, kept, placed.mesh))
-            continue
-        operands = [local[operand] for operand in op.operands]
-        if op.operation.name == SCATTER:
-            operands[1] = _within_shard(
-                operands[1], operands[0], kept.dims[0], mesh=placed.mesh
-            )
-        inner = op.operation.clone()
-        for position, operand in enumerate(operands):
-            inner.operands[position] = operand
-        inner.results[0].set_type(_inferred(inner))
-        local[whole] = inner.results[0]
-    total = local[terminator.operands[0]]
-    for axis in placed.mesh.names:
-        dims = [dim for dim, axes in enumerate(result.dims) if axis in axes]
-        if dims and any(axis in axes for axes in reduced):
-            total = _reduce_scatter(total, axis, dims[0], mesh=placed.mesh)
-    for axes in reduced:
-        rest = [axis for axis in axes if axis not in result.axes]
-        if rest:
-            total = _all_reduce(total, rest, placed.mesh)
-    return [total]
-
-
-def _within_shard(
-    indices: AnyValue, shard: AnyValue, axes: Sequence[str], *, mesh: Mesh
-) -> AnyValue:
-    """Indices into a whole tensor as indices into a device's shard along dim 0.
-
-    Those of other shards point outside, where a scatter adds nothing.
-    """
-    if not axes:
-        return indices
-    type_ = ir.RankedTensorType(indices.type)
-    signed = ir.IntegerType.get_signless(64)
-    if str(type_.element_type) not in ("i32", "i64"):  # it could wrap around
-        type_ = ir.RankedTensorType.get(type_.shape, signed)
-        indices = stablehlo.convert(type_, indices)
-    scalar = ir.RankedTensorType.get([], type_.element_type)
-
-    def number(value: int) -> AnyValue:
-        attribute = ir.IntegerAttr.get(type_.element_type, value)
-        made: AnyValue = stablehlo.constant(
-            ir.DenseElementsAttr.get_splat(scalar, attribute)
-        )
-        return made
-
-    device = stablehlo.convert(scalar, stablehlo.partition_id())
-    place = number(0)
-    for axis in axes:
-        size = mesh.axis_size(axis)
-        at = stablehlo.divide(device, number(mesh.stride(axis)))
-        at = stablehlo.remainder(at, number(size))
-        place = stablehlo.add(stablehlo.multiply(place, number(size)), at)
-    extent = ir.RankedTensorType(shard.type).shape[0]
-    first = stablehlo.multiply(place, number(extent))
-    spread = stablehlo.broadcast_in_dim(type_, first, ir.DenseI64ArrayAttr.get([]))
-    made: AnyValue = stablehlo.subtract(indices, spread)
-    return made
-
-
-def _all_reduce(value: AnyValue, axes: Sequence[str], mesh: Mesh) -> AnyValue:
-    op = stablehlo.AllReduceOp(
-        [value.type],
-        [value],
-        device_groups(axes, mesh),
-        channel_handle=ir.Attribute.parse(CHANNEL),
-        use_global_device_ids=True,
-    )
-    _add_body(op, value)
-    made: AnyValue = op.results[0]
-    return made
-
-
-def _reduce_scatter(value: AnyValue, axis: str, dim: int, *, mesh: Mesh) -> AnyValue:
-    whole = ir.RankedTensorType(value.type)
-    shape = list(whole.shape)
-    shape[dim] //= mesh.axis_size(axis)
-    op = stablehlo.ReduceScatterOp(
-        ir.RankedTensorType.get(shape, whole.element_type),
-        value,
-        dim,
-        device_groups([axis], mesh),
-        channel_handle=ir.Attribute.parse(CHANNEL),
-        use_global_device_ids=True,
-    )
-    _add_body(op, value)
-    made: AnyValue = op.results[0]
-    return made
-
-
-def _add_body(op: ir.OpView, value: AnyValue) -> None:
-    scalar = ir.RankedTensorType.get([], ir.RankedTensorType(value.type).element_type)
-    location = op.operation.location
-    block = op.regions[0].blocks.append(scalar, scalar, arg_locs=[location] * 2)
-    with ir.InsertionPoint(block):
-        stablehlo.return_([stablehlo.add(*block.arguments)])
-
-
-def _inferred(op: ir.Operation) -> ir.Type:
-    """Result type of an op of a sum, from its operands' types."""
-    shapes = [list(ir.RankedTensorType(operand.type).shape) for operand in op.operands]
-    shape = shapes[0]
-    if op.name == TRANSPOSE:
-        order = ir.DenseI64ArrayAttr(op.attributes["permutation"])
-        shape = [shape[dim] for dim in order]
-    elif op.name == PRODUCT:
-        numbers = stablehlo.DotDimensionNumbers(op.attributes["dot_dimension_numbers"])
-        batch = list(numbers.lhs_batching_dimensions)
-        gone = (
-            {*batch, *numbers.lhs_contracting_dimensions},
-            {*numbers.rhs_batching_dimensions, *numbers.rhs_contracting_dimensions},
-        )
-        shape = [shapes[0][dim] for dim in batch]
-        for extents, used in zip(shapes, gone, strict=True):
-            shape += [extent for dim, extent in enumerate(extents) if dim not in used]
-    element = ir.RankedTensorType(op.results[0].type).element_type
-    return ir.RankedTensorType.get(shape, element)
-
-
-def _local_type(type_: ir.Type, sharding: Sharding, mesh: Mesh) -> ir.Type:
-    """The type of one device's shard."""
-    whole = ir.RankedTensorType(type_)
-    shape = sharding.local_shape(tuple(whole.shape), mesh)
-    return ir.RankedTensorType.get(shape, whole.element_type)

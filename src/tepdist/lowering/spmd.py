@@ -14,10 +14,12 @@ from jaxlib.mlir.dialects import sdy
 from tepdist.analysis.nodes import is_generated, source_dims
 from tepdist.cost.axis_parts import AxisPart, PartSharding
 from tepdist.cost.resharding import resharding_path
-from tepdist.lowering.per_device import Placed, run_per_device
+from tepdist.lowering.per_device import run_per_device
+from tepdist.lowering.placed import Placed
 from tepdist.plans.types import Stage
 from tepdist.program.graph import CONSTRAINT, CONTROL_FLOW, TOKEN, Op, Program
 from tepdist.program.module import parse
+from tepdist.program.rules import SCATTERING
 from tepdist.program.stated import MESH_NAME, SHARDING, mesh_attribute
 from tepdist.sharding import Mesh, Sharding
 
@@ -67,10 +69,12 @@ class _Annotator:
         # (value index, sharding, block number) to what was made for a reader there.
         self._made: dict[tuple[int, Sharding, int], Value] = {}
         self._blocks: list[ir.Block] = []
+        self._kept = _kept_arguments(program)
+        self._operations: list[ir.Operation] = []
 
     def annotate(self, module: ir.Module) -> None:
         main = _main(module)
-        operations = list(walk(main.regions[0].blocks[0]))
+        operations = self._operations = list(walk(main.regions[0].blocks[0]))
         assert len(operations) == len(self._program.ops)
         self._state_mesh(module)
         self._state_signature(main)
@@ -129,7 +133,7 @@ class _Annotator:
     def _per_device(self, index: int, operation: ir.Operation) -> ir.Operation:
         """The op, or the region in which each device runs it on its shards."""
         op = self._program.ops[index]
-        if op.rule is None or not op.rule.per_device:
+        if op.rule is None or op.regions:
             return operation
         placed = Placed(
             op.rule,
@@ -137,6 +141,8 @@ class _Annotator:
             self._stage.operands[index],
             tuple(self._stage.values[value] for value in op.results),
         )
+        if not (op.rule.per_device or _is_scattered(op, placed)):
+            return operation
         return run_per_device(
             operation,
             placed,
@@ -150,11 +156,13 @@ class _Annotator:
 
         What is made in one block serves all later readers: a generated value in the
         reader's block, a resharded one where the value itself is, so that what a loop
-        reads from outside is resharded once and not on each turn.
+        reads from outside, or keeps, is resharded once and not on each turn.
         """
         generated = is_generated(self._program, value)
         if not generated and sharding == self._stage.values[value]:
             return given
+        if value in self._kept:
+            return self._entering(value, sharding, before=before)
         if not generated:
             before = _ancestor(before, _block_of(given))
         key = (value, sharding, self._number(before.block))
@@ -167,6 +175,30 @@ class _Annotator:
                 else:
                     self._made[key] = self._reshard(value, given, sharding)
         return self._made[key]
+
+    def _entering(
+        self, value: int, sharding: Sharding, *, before: ir.Operation
+    ) -> Value:
+        """What a loop keeps, resharded before it and read from there.
+
+        XLA:GPU moves nothing out of a loop that is larger than what it is made from.
+        """
+        loop, position = self._kept[value]
+        entered = self._operations[loop]
+        outer = (value, sharding, self._number(entered.block))
+        if outer not in self._made:
+            with ir.InsertionPoint(entered):
+                self._made[outer] = self._reshard(
+                    value, entered.operands[position], sharding
+                )
+        inner = (value, sharding, self._number(before.block))
+        if inner not in self._made:
+            # XLA makes it an argument of the loop, which lies as its first reader says.
+            with ir.InsertionPoint.at_block_begin(before.block):
+                self._made[inner] = sdy.ShardingConstraintOp(
+                    self._made[outer], self._attribute(sharding)
+                ).result
+        return self._made[inner]
 
     def _reshard(self, value: int, given: Value, target: Sharding) -> Value:
         """The value resharded by exactly the steps that it was priced by.
@@ -297,6 +329,23 @@ class _Annotator:
         if sharding not in self._attributes:
             self._attributes[sharding] = sharding_attribute(sharding)
         return self._attributes[sharding]
+
+
+def _is_scattered(op: Op, placed: Placed) -> bool:
+    """Whether its result is cut over axes that it is reduced over."""
+    is_able = op.kind in SCATTERING and len(op.results) == 1
+    return is_able and bool(placed.scattered())
+
+
+def _kept_arguments(program: Program) -> dict[int, tuple[int, int]]:
+    """Arguments of loops' regions that a loop keeps: its op, and which operand."""
+    return {
+        region.arguments[position]: (op.index, position)
+        for op in program.ops
+        for region in op.regions
+        for position in range(len(region.arguments))
+        if op.keeps(position)
+    }
 
 
 def _operation(value: Value) -> ir.Operation:

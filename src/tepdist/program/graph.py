@@ -158,6 +158,14 @@ class Op:
         """The regions that yield the op's results: all but a while's condition."""
         return self.regions[1:] if self.kind == "stablehlo.while" else self.regions
 
+    def keeps(self, position: int) -> bool:
+        """Whether the op is a loop that hands this operand on unchanged."""
+        return any(
+            region.yields[position] == region.arguments[position]
+            for region in self.result_regions
+            if region.arguments
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Program:

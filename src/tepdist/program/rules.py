@@ -12,6 +12,7 @@ from jaxlib.mlir.dialects import sdy, stablehlo
 
 from tepdist.program.graph import CUSTOM_CALL, Rule
 from tepdist.program.signature import single_op
+from tepdist.program.sums import KIND as SUM
 from tepdist.program.sums import is_sum, sum_rule
 
 RULE_ATTRIBUTE = "sdy.sharding_rule"
@@ -28,6 +29,17 @@ PER_DEVICE = frozenset(
         "stablehlo.cholesky",
         "stablehlo.fft",
         "stablehlo.triangular_solve",
+    }
+)
+
+# Each device makes its partial results, which a plan may have scattered.
+SCATTERING = frozenset(
+    {
+        "stablehlo.convolution",
+        "stablehlo.dot_general",
+        "stablehlo.reduce",
+        "stablehlo.scatter",
+        SUM,
     }
 )
 

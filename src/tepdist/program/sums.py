@@ -258,7 +258,7 @@ def _clone(ops: Sequence[ir.Operation], arguments: Iterator[AnyValue]) -> AnyVal
     first = ops[0].clone()
     if first.name == SCATTER:
         with ir.InsertionPoint(first):
-            first.operands[0] = zeros(first.results[0].type)
+            first.operands[0] = splat(first.results[0].type, 0)
     count = len(first.operands)
     first.operands[count - 2], first.operands[count - 1] = (
         next(arguments),
@@ -272,15 +272,18 @@ def _clone(ops: Sequence[ir.Operation], arguments: Iterator[AnyValue]) -> AnyVal
     return result
 
 
-def zeros(type_: ir.Type) -> AnyValue:
-    """A tensor of zeros, made where the insertion point is."""
+def splat(type_: ir.Type, number: int) -> AnyValue:
+    """A tensor that holds one number throughout, made where the insertion point is."""
     scalar = ir.RankedTensorType(type_).element_type
-    number = (
-        ir.FloatAttr.get(scalar, 0.0)
-        if isinstance(scalar, ir.FloatType)
-        else ir.IntegerAttr.get(scalar, 0)
-    )
-    made: AnyValue = stablehlo.constant(ir.DenseElementsAttr.get_splat(type_, number))
+    if isinstance(scalar, ir.ComplexType):
+        text = f"dense<({number}.0, 0.0)> : {type_}"
+        value = ir.DenseElementsAttr(ir.Attribute.parse(text))
+    elif isinstance(scalar, ir.FloatType):
+        value = ir.DenseElementsAttr.get_splat(type_, ir.FloatAttr.get(scalar, number))
+    else:
+        number_ = ir.IntegerAttr.get(scalar, number)
+        value = ir.DenseElementsAttr.get_splat(type_, number_)
+    made: AnyValue = stablehlo.constant(value)
     return made
 
 

@@ -12,18 +12,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tepdist.analysis.bodies import BodyCollective, body_collectives
+from tepdist.analysis.groups import Group
 from tepdist.cluster.model import Device
 from tepdist.cost.collectives import collective_s
 from tepdist.cost.combining import last_reductions
 from tepdist.cost.compute import kernel_s, memory_s, product_s
 from tepdist.cost.pricing import Pricing
+from tepdist.program.rules import SCATTERING
 from tepdist.search.network import CostSums, Network
 from tepdist.search.reads import Reads
 from tepdist.search.shared import Array
 from tepdist.search.strategies import Space, Strategy, strategy_space
 from tepdist.search.structure import Structure
 from tepdist.search.work import Traffic, Work
-from tepdist.search.zero import zero_costs
+from tepdist.search.zero import scatters_gradients, zero_costs, zero_spaces
 from tepdist.sharding import Mesh, Sharding
 
 
@@ -117,10 +119,13 @@ class Builder:
         return last_reductions(structure.program, reducing)
 
     def _find_spaces(self) -> tuple[Space, ...]:
-        structure, pricing = self._structure, self._pricing
-        scatters = pricing.cluster.fuses_reduce_scatter
+        structure = self._structure
         spaces = [
-            strategy_space(structure.groups[group], pricing.mesh, scatters=scatters)
+            strategy_space(
+                structure.groups[group],
+                self._pricing.mesh,
+                scatters=self._scatters(structure.groups[group]),
+            )
             for group in structure.deciders
         ]
         if self._wanted:
@@ -130,7 +135,16 @@ class Builder:
                     if tensor.value in self._wanted:
                         sharding = self._wanted[tensor.value]
                         spaces[variable] = spaces[variable].lying(tensor, sharding)
+        if self._zero is not None:
+            return zero_spaces(structure, spaces, self._zero)
         return tuple(spaces)
+
+    def _scatters(self, group: Group) -> bool:
+        """Whether the group's partial results may be scattered."""
+        if not (self._pricing.cluster.scatters_sums or scatters_gradients(self._zero)):
+            return False
+        op = self._structure.nodes[group.members[0].node].op
+        return op is not None and self._structure.program.ops[op].kind in SCATTERING
 
     def _compute_costs(self, variable: int, space: Space) -> Array:
         """Compute of one group under each strategy [s], [num strategies]."""
@@ -203,7 +217,7 @@ class Builder:
     ) -> float:
         """Time of one collective [s]; the last ones are taken to start together."""
         seconds = self._pricing.collective_s(kind, payload, axes)
-        if not is_last or self._pricing.actual_kind(kind) != "all_reduce":
+        if not is_last or kind != "all_reduce":
             return seconds
         start_s = min(seconds, self._pricing.collective_s(kind, 1.0, axes))
         return seconds - start_s * (1 - 1 / len(self._last))
@@ -249,10 +263,7 @@ def _whole_s(work: Work, device: Device) -> float:
 
 
 def body_collective_s(collective: BodyCollective, pricing: Pricing) -> float:
-    """Time of one call of a collective that a manual computation states [s].
-
-    It is run as it stands: also a reduce-scatter where the compiler makes none.
-    """
+    """Time of one call of a collective that a manual computation states [s]."""
     spans = pricing.cluster.spans(pricing.mesh, collective.mesh_axes)
     return collective_s(collective.kind, float(collective.bytes_), spans)
 

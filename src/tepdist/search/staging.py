@@ -122,7 +122,7 @@ def _reductions(
             ):
                 yield Collective(
                     phase=structure.phases[node.op],
-                    kind=problem.pricing.actual_kind(kind),
+                    kind=kind,
                     mesh_axes=axes,
                     bytes_=round(payload),
                     count=node.trips,

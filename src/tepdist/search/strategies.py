@@ -105,12 +105,12 @@ class Space:
     def lying(self, tensor: GroupTensor, sharding: Sharding) -> "Space":
         """The part of the space in which a tensor lies like this."""
         shardings, index = self.lies(tensor)
-        kept = tuple(
-            strategy
-            for strategy, at in zip(self.strategies, index, strict=True)
-            if shardings[at] == sharding
-        )
-        return Space(self.mesh, kept, self.before.shape[1])
+        return self.only(np.array([shardings[at] == sharding for at in index], bool))
+
+    def only(self, kept: NDArray[np.bool_]) -> "Space":
+        """The part of the space that is kept, [num strategies]."""
+        strategies = tuple(itertools.compress(self.strategies, kept))
+        return Space(self.mesh, strategies, self.before.shape[1])
 
 
 def _cuts(
