@@ -20,7 +20,7 @@ from tepdist.cost.pricing import Pricing
 from tepdist.search.network import CostSums, Network
 from tepdist.search.reads import Reads
 from tepdist.search.shared import Array
-from tepdist.search.strategies import Space, Strategy, strategy_space
+from tepdist.search.strategies import Held, Space, Strategy, strategy_space
 from tepdist.search.structure import Structure
 from tepdist.search.work import Traffic, Work
 from tepdist.search.zero import zero_costs
@@ -65,6 +65,7 @@ class Builder:
         wanted: Mapping[int, Sharding],
         *,
         zero: int | None = None,
+        held: Sequence[Held] | None = None,
     ) -> None:
         """Prepares a build.
 
@@ -73,13 +74,14 @@ class Builder:
             pricing: Of the mesh.
             wanted: Value index to the sharding it must have.
             zero: Stage of ZeRO, 0 to 3; None to leave it to the costs.
+            held: For each variable what some axes cut; None leaves them all free.
         """
         self._zero = zero
         self._structure = structure
         self._pricing = pricing
         self._wanted = wanted
         self._reductions: dict[object, Array] = {}
-        self.spaces = self._find_spaces()
+        self.spaces = self._find_spaces(held or [None] * len(structure.deciders))
         self._last = self._combined_reductions()
 
     def build(self) -> Problem:
@@ -116,12 +118,14 @@ class Builder:
         reducing = frozenset(op for op in ops if op is not None)
         return last_reductions(structure.program, reducing)
 
-    def _find_spaces(self) -> tuple[Space, ...]:
+    def _find_spaces(self, held: Sequence[Held | None]) -> tuple[Space, ...]:
         structure, pricing = self._structure, self._pricing
         scatters = pricing.cluster.fuses_reduce_scatter
         spaces = [
-            strategy_space(structure.groups[group], pricing.mesh, scatters=scatters)
-            for group in structure.deciders
+            strategy_space(
+                structure.groups[group], pricing.mesh, scatters=scatters, held=each
+            )
+            for group, each in zip(structure.deciders, held, strict=True)
         ]
         if self._wanted:
             for index, group in enumerate(structure.groups):
