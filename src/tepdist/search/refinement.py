@@ -29,11 +29,14 @@ from tepdist.search.candidates import (
 from tepdist.search.strategies import Held, Strategy
 from tepdist.sharding import Mesh
 
-# Two axes that save less over one than this share are not worth a third, nor is one
-# more round if the last one saved less.
+# Two axes that save less over one than this share are not worth a third.
 _WORTHWHILE = 1e-3
+_PROMISING = 5e-3  # a round that saves less is the last
 _MOST_ANSWERED = 2  # of the problems of one round, those of the lowest bounds
 _MOST_ROUNDS = 3
+# Up to so many variables the whole space of the mesh that was found is looked at too:
+# that of an MLP of 29 is solved in 0.03 s, of a transformer of 60 in 59 s (2x2x2).
+_MAX_WHOLE_VARIABLES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ def refine(
     base = _worth_splitting(candidates, limit)
     if base is None:
         return None
-    best = min(candidate.rank(limit) for candidate in candidates)
+    known = best = min(candidate.rank(limit) for candidate in candidates)
     named = frozenset(
         axis
         for dims in question.options.constraints.values()
@@ -91,22 +94,33 @@ def refine(
         for axis in dim
     )
     moves = tuple(splits(base.mesh, question.cluster.levels, whole=named))
-    found: list[Candidate] = []
+    found: list[_Neighbour] = []
     for _ in range(_MOST_ROUNDS):
         answered = _answered(question, base, moves, best=best, out_of_time=out_of_time)
-        found += [each.candidate for each in answered]
+        found += answered
         nearest = min(
             answered, key=lambda each: each.candidate.rank(limit), default=None
         )
-        if nearest is None or not _is_worthwhile(nearest.candidate.rank(limit), best):
+        if nearest is None or not _saves(
+            _WORTHWHILE, nearest.candidate.rank(limit), best
+        ):
             break
+        is_last = not _saves(_PROMISING, nearest.candidate.rank(limit), best)
         base, best = nearest.candidate, nearest.candidate.rank(limit)
+        if is_last:
+            break
         moves = tuple(exchanges(nearest.move))
-    # Of problems with one answer, that which is closest to its proof.
-    excess, cost = best
-    as_good = (excess, cost * (1 + PROVEN))
-    equals = [candidate for candidate in found if candidate.rank(limit) <= as_good]
-    return max(equals, key=lambda candidate: candidate.bound, default=None)
+    if best == known:
+        return None
+    chosen = _easiest(found, best, limit)
+    if len(question.structure.deciders) <= _MAX_WHOLE_VARIABLES:
+        axes = tuple(range(len(chosen.move.mesh.axes)))
+        whole = (Move(chosen.move.mesh, axes, free=axes),)
+        answered = _answered(
+            question, chosen.candidate, whole, best=best, out_of_time=out_of_time
+        )
+        chosen = next(iter(answered), chosen)
+    return chosen.candidate
 
 
 def splits(
@@ -230,5 +244,15 @@ def _moved(strategy: Strategy, move: Move) -> Strategy:
     )
 
 
-def _is_worthwhile(rank: tuple[float, float], than: tuple[float, float]) -> bool:
-    return rank[0] <= than[0] and rank[1] < than[1] * (1 - _WORTHWHILE)
+def _easiest(
+    found: Iterable[_Neighbour], best: tuple[float, float], limit: float
+) -> _Neighbour:
+    """Of the problems with the best answer that which is closest to its proof."""
+    excess, cost = best
+    as_good = (excess, cost * (1 + PROVEN))
+    equals = [each for each in found if each.candidate.rank(limit) <= as_good]
+    return max(equals, key=lambda each: each.candidate.bound)
+
+
+def _saves(share: float, rank: tuple[float, float], known: tuple[float, float]) -> bool:
+    return rank[0] <= known[0] and rank[1] < known[1] * (1 - share)

@@ -2,8 +2,8 @@
 
 For each candidate mesh a cost function network is built, solved (O1: descent from a
 few starts, and the solver where no descent fits; O2: exactly, for as long as there
-is time) and kept within the memory limit. The cheapest answer that fits is decoded
-into a plan.
+is time) and kept within the memory limit. The best mesh of two axes is refined to three
+where that pays. The cheapest answer that fits is decoded into a plan.
 """
 
 import time
