@@ -8,6 +8,7 @@ import pytest
 
 from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
+from tepdist.errors import NoPlanFits
 from tepdist.frontends.jax import trace
 from tepdist.lowering.compiled import bytes_by_kind
 from tepdist.plans.types import Options
@@ -110,6 +111,22 @@ def test_a_third_axis_never_makes_a_plan_worse(spec, cluster, level):
         forced, _ = search_of(program, roles, cluster, level=level, mesh=mesh)
         assert found.cost_s <= forced.cost_s * (1 + 1e-6)
     assert found.lower_bound_s <= found.cost_s
+
+
+def test_a_limit_that_only_three_axes_keep_is_kept():
+    case = TWICE_ODD["mlp"]
+    traced = trace(case.step, (case.state(), case.data(0)), {})
+    program, cluster = traced.read(), parse_cluster("cpu:8")
+    free = compile_plan(program, traced.roles, cluster, options=Options())
+    limit = free.stages[0].memory.peak
+    for mesh in meshes_of_two(8):
+        options = Options(mesh=mesh, memory_limit_bytes=limit)
+        with pytest.raises(NoPlanFits):
+            compile_plan(program, traced.roles, cluster, options=options)
+    for level in ("O1", "O2"):
+        options = Options(level=level, memory_limit_bytes=limit)
+        found = compile_plan(program, traced.roles, cluster, options=options)
+        assert found.stages[0].memory.peak <= limit
 
 
 @pytest.mark.parametrize("name", TWICE_ODD)

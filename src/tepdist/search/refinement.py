@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from operator import mul
 
+import numpy as np
+
 from tepdist.cluster.model import LinkLevel
 from tepdist.cost.pricing import Pricing
 from tepdist.search.candidates import (
@@ -79,8 +81,8 @@ def refine(
         out_of_time: Asked between problems.
 
     Returns:
-        None if two axes are not better than one, or no plan on three is found to be
-        better by a thousandth.
+        None if two axes are not better than one, or no plan on three is found that is
+        better by a thousandth, or overflows less where none fits.
     """
     limit = question.limit
     base = _worth_splitting(candidates, limit)
@@ -165,19 +167,19 @@ def exchanges(move: Move) -> Iterator[Move]:
 def _worth_splitting(
     candidates: Collection[Candidate], limit: float
 ) -> Candidate | None:
-    """The best plan on two axes, if it fits and one axis does not do as well."""
+    """The best plan on two axes, unless one axis does as well."""
 
     def best_on(num_axes: int) -> Candidate | None:
         on = [c for c in candidates if len(c.mesh.axes) == num_axes]
         return min(on, key=lambda c: c.rank(limit), default=None)
 
     one, two = best_on(1), best_on(2)
-    if two is None or two.outcome is None or two.outcome.peak > limit:
+    if two is None or two.outcome is None:
         return None
-    if one is not None and one.outcome is not None and one.outcome.peak <= limit:
-        saved = 1 - two.outcome.cost / one.outcome.cost
-        return two if saved > _WORTHWHILE else None
-    return two
+    if one is None or one.outcome is None:
+        return two
+    is_better = _saves(_WORTHWHILE, two.rank(limit), one.rank(limit))
+    return two if is_better or two.rank(limit)[0] > 0 else None
 
 
 def _answered(
@@ -189,7 +191,8 @@ def _answered(
     out_of_time: Callable[[], bool],
 ) -> list[_Neighbour]:
     """Answers to those problems of a round that are most likely to beat the best."""
-    limit, (_, enough) = question.limit, best
+    limit, (excess, cost) = question.limit, best
+    enough = np.inf if excess > 0 else cost
     built = []
     for move in moves:
         if out_of_time():
@@ -199,7 +202,7 @@ def _answered(
         relaxation.sweep(SWEEPS, enough=enough)
         if relaxation.bound < enough * (1 - PROVEN):
             built.append(neighbour)
-    built.sort(key=lambda each: each.candidate.relaxation.bound)
+    built.sort(key=lambda each: _promise(each.candidate, limit))
     answered = []
     for each in built[:_MOST_ANSWERED]:
         candidate = each.candidate
@@ -254,5 +257,14 @@ def _easiest(
     return max(equals, key=lambda each: each.candidate.bound)
 
 
+def _promise(candidate: Candidate, limit: float) -> tuple[float, float]:
+    """Order of problems, the most promising first: their ranks, from below."""
+    least = float(candidate.memory.least_profile().max())
+    return (max(least - limit, 0.0), candidate.relaxation.bound)
+
+
 def _saves(share: float, rank: tuple[float, float], known: tuple[float, float]) -> bool:
-    return rank[0] <= known[0] and rank[1] < known[1] * (1 - share)
+    """Whether less overflows, or else a share of the cost is saved."""
+    if rank[0] != known[0]:
+        return rank[0] < known[0]
+    return rank[1] < known[1] * (1 - share)
