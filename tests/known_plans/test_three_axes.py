@@ -24,7 +24,7 @@ from .models import (
 )
 
 TWICE_ODD = {
-    "mlp": mlp(width=258, batch=2 * 77, layers=2),
+    "mlp": mlp(width=258, batch=2 * 75, layers=2),
     "experts": expert_layer(batch=2, seq=66, hidden=130, experts=2, inner=258),
     "transformer": Transformer(split="dims").case(
         batch=2, seq=66, hidden=90, heads=2, layers=1
