@@ -289,13 +289,16 @@ def layer_norm(x, params):
     return (x - mean) * jax.lax.rsqrt(variance + 1e-5) * params["g"] + params["b"]
 
 
-def planned(case: Case, mesh: str = "4"):
+def planned(case: Case, mesh: str | None = "4", level: str = "O2"):
+    """On a mesh of four or eight devices; on eight that are free if it is None."""
     traced = trace(case.step, (case.state(), case.data(0)), {})
+    forced = None if mesh is None else Mesh.parse(mesh)
+    num_devices = 8 if forced is None else forced.num_devices
     plan = compile_plan(
         traced.read(),
         traced.roles,
-        parse_cluster("cpu:4"),
-        options=Options(mesh=Mesh.parse(mesh), level="O2"),
+        parse_cluster(f"cpu:{num_devices}"),
+        options=Options(mesh=forced, level=level),
     )
     return traced, Executable(plan)
 

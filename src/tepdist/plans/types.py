@@ -131,8 +131,9 @@ class SearchRecord:
         seconds: Whole search [s].
         phases: Name to seconds.
         cost_s: Objective of the plan [s].
-        lower_bound_s: No plan of the searched space costs less [s]; None if no bound
-            was computed (O1).
+        lower_bound_s: No plan of the searched space costs less [s]: all plans on one
+            and two mesh axes and, on three, those near this one; all plans on the mesh
+            that is forced. None if time ran out before every mesh had a bound.
         num_candidates: Meshes (and later cuts) looked at.
     """
 

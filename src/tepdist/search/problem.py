@@ -22,7 +22,7 @@ from tepdist.program.rules import SCATTERING
 from tepdist.search.network import CostSums, Network
 from tepdist.search.reads import Reads
 from tepdist.search.shared import Array
-from tepdist.search.strategies import Space, Strategy, strategy_space
+from tepdist.search.strategies import Held, Space, Strategy, strategy_space
 from tepdist.search.structure import Structure
 from tepdist.search.work import Traffic, Work
 from tepdist.search.zero import scatters_gradients, zero_costs, zero_spaces
@@ -67,6 +67,7 @@ class Builder:
         wanted: Mapping[int, Sharding],
         *,
         zero: int | None = None,
+        held: Sequence[Held] | None = None,
     ) -> None:
         """Prepares a build.
 
@@ -75,13 +76,14 @@ class Builder:
             pricing: Of the mesh.
             wanted: Value index to the sharding it must have.
             zero: Stage of ZeRO, 0 to 3; None to leave it to the costs.
+            held: For each variable what some axes cut; None leaves them all free.
         """
         self._zero = zero
         self._structure = structure
         self._pricing = pricing
         self._wanted = wanted
         self._reductions: dict[object, Array] = {}
-        self.spaces = self._find_spaces()
+        self.spaces = self._find_spaces(held or [None] * len(structure.deciders))
         self._last = self._combined_reductions()
 
     def build(self) -> Problem:
@@ -118,15 +120,16 @@ class Builder:
         reducing = frozenset(op for op in ops if op is not None)
         return last_reductions(structure.program, reducing)
 
-    def _find_spaces(self) -> tuple[Space, ...]:
+    def _find_spaces(self, held: Sequence[Held | None]) -> tuple[Space, ...]:
         structure = self._structure
         spaces = [
             strategy_space(
                 structure.groups[group],
                 self._pricing.mesh,
                 scatters=self._scatters(structure.groups[group]),
+                held=each,
             )
-            for group in structure.deciders
+            for group, each in zip(structure.deciders, held, strict=True)
         ]
         if self._wanted:
             for index, group in enumerate(structure.groups):

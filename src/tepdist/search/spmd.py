@@ -2,12 +2,12 @@
 
 For each candidate mesh a cost function network is built, solved (O1: descent from a
 few starts, and the solver where no descent fits; O2: exactly, for as long as there
-is time) and kept within the memory limit. The cheapest answer that fits is decoded
-into a plan.
+is time) and kept within the memory limit. The best mesh of two axes is refined to three
+where that pays. The cheapest answer that fits is decoded into a plan.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,37 +15,39 @@ import numpy as np
 
 from tepdist.cluster.model import Cluster
 from tepdist.cost.pricing import Pricing
-from tepdist.errors import NoPlanFits, OptionsError
+from tepdist.errors import NoPlanFits
 from tepdist.plans.types import Options, SearchRecord, Stage
 from tepdist.program.graph import Program
 from tepdist.program.roles import Roles
-from tepdist.search.constraints import matched_values, wanted_shardings
+from tepdist.search.candidates import (
+    PROVEN,
+    SWEEPS,
+    Candidate,
+    Question,
+    first_answer,
+    make_candidate,
+)
+from tepdist.search.constraints import matched_values
 from tepdist.search.cuts import CutSearch
-from tepdist.search.descent import Descent
 from tepdist.search.limited import LimitedSearch, Outcome, rank
-from tepdist.search.memory import MemoryModel
 from tepdist.search.meshes import candidate_meshes
 from tepdist.search.network import Network
-from tepdist.search.problem import Builder, Problem
-from tepdist.search.relaxation import Relaxation
+from tepdist.search.refinement import refine
 from tepdist.search.sharing import SharingSearch
 from tepdist.search.staging import make_stage
-from tepdist.search.structure import Structure, build_structure
-from tepdist.sharding import Mesh
+from tepdist.search.structure import build_structure
 from tepdist.solver import child
 
 Progress = Callable[[str, float], None]
 
-_PROVEN = 1e-6  # share of a cost by which a bound may miss it
-# Sweeps of messages: to put the meshes in order, then to rule them out.
-_FIRST_SWEEPS = 3
-_SWEEPS = 20
 # Cuts prove the best answer within memory; an MLP of 29 variables took 3 s, one of 81
 # more than 20 s (2 cores, 2026-11).
 _MAX_CUT_VARIABLES = 32
 # Unless told how long to search, O2 spends no more on cuts, all meshes together [s].
 _CUTS_S = 12.0
 _LOWERINGS = 2  # of the limit, while the compiler would allocate more than is allowed
+# O1 answers within a second: only smaller programs are planned on three axes.
+_MAX_O1_VARIABLES = 200
 DEFAULT_TIME_LIMIT_S = {"O1": 30.0, "O2": 60.0, "O3": 600.0}
 
 
@@ -91,30 +93,6 @@ class _Clock:
         self._last = now
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A mesh, its problem, and what is known of it; no outcome if it was ruled out."""
-
-    mesh: Mesh
-    problem: Problem
-    memory: MemoryModel
-    relaxation: Relaxation
-    outcome: Outcome | None = None
-
-    def rank(self, limit: float) -> tuple[float, float]:
-        """Order of candidates, best first."""
-        if self.outcome is None:
-            return (np.inf, self.relaxation.bound)
-        return rank(self.outcome, limit)
-
-    @property
-    def bound(self) -> float:
-        """No plan on this mesh costs less [s]."""
-        known = None if self.outcome is None else self.outcome.lower_bound
-        bound = self.relaxation.bound
-        return bound if known is None else max(bound, known)
-
-
 def search(
     program: Program,
     roles: Roles,
@@ -137,16 +115,17 @@ def search(
     matched = matched_values(program, options.constraints)
     structure = build_structure(program, roles, matched, device=cluster.device)
     clock.lap("analysis")
-    limit = options.memory_limit_bytes or cluster.device.usable_bytes
+    question = Question(structure, cluster, options, matched)
+    limit = question.limit
     candidates = []
     for number, mesh in enumerate(meshes):
         progress(f"mesh {mesh}", number / len(meshes))
-        pricing = Pricing(cluster, mesh)
-        candidates.append(_candidate(structure, pricing, options, matched=matched))
+        candidates.append(make_candidate(question, Pricing(cluster, mesh)))
         if clock.is_over():
             break
+    is_complete = len(candidates) == len(meshes)
     clock.lap("problems")
-    answer = partial(_answered, structure, clock=clock, progress=progress)
+    answer = partial(_answered, question, clock=clock, progress=progress)
     candidates, chosen, stage = answer(candidates, limit, level=options.level)
     # More is allocated than is live: the limit is lowered by that much.
     allowed = options.memory_limit_bytes or cluster.device.memory_bytes
@@ -168,23 +147,21 @@ def search(
         seconds=clock.seconds,
         phases=clock.phases,
         cost_s=chosen.outcome.cost,
-        lower_bound_s=min(bound, chosen.outcome.cost)
-        if len(candidates) == len(meshes)
-        else None,
+        lower_bound_s=min(bound, chosen.outcome.cost) if is_complete else None,
         num_candidates=len(candidates),
     )
     return Found(stage, record)
 
 
 def _answered(
-    structure: Structure,
-    candidates: Sequence[_Candidate],
+    question: Question,
+    candidates: Sequence[Candidate],
     limit: float,
     *,
     clock: _Clock,
     level: str,
     progress: Progress,
-) -> tuple[list[_Candidate], _Candidate, Stage]:
+) -> tuple[list[Candidate], Candidate, Stage]:
     """The candidates with their answers, the best of them, and its stage.
 
     Raises:
@@ -192,6 +169,11 @@ def _answered(
     """
     found = _first_answers(candidates, limit, clock, progress=progress)
     clock.lap("relaxation")
+    if limit == question.limit and _refines(question):
+        progress("three mesh axes", 0.0)
+        refined = refine(question, found, out_of_time=clock.is_over)
+        found += [] if refined is None else [refined]
+        clock.lap("refinement")
     # A limit that these do not meet is for the solver, whatever the level.
     if level != "O1" or all(c.rank(limit)[0] > 0 for c in found):
         found = _prove(found, limit, clock, progress=progress)
@@ -201,41 +183,32 @@ def _answered(
     if chosen.outcome.peak > limit:
         raise _nothing_fits(found, limit)
     stage = make_stage(
-        structure, chosen.problem, chosen.outcome.assignment, memory=chosen.memory
+        question.structure,
+        chosen.problem,
+        chosen.outcome.assignment,
+        memory=chosen.memory,
     )
     clock.lap("staging")
     return found, chosen, stage
 
 
-def _candidate(
-    structure: Structure,
-    pricing: Pricing,
-    options: Options,
-    *,
-    matched: Mapping[int, str],
-) -> _Candidate:
-    """The problem of a mesh, and a first bound."""
-    program, mesh = structure.program, pricing.mesh
-    wanted = wanted_shardings(program, options.constraints, matched, mesh=mesh)
-    builder = Builder(structure, pricing, wanted, zero=options.zero)
-    for variable, space in enumerate(builder.spaces):
-        if not len(space):
-            raise _cannot_honour(structure, variable, matched)
-    problem = builder.build()
-    relaxation = Relaxation(problem.network)
-    relaxation.sweep(_FIRST_SWEEPS)
-    return _Candidate(mesh, problem, MemoryModel(structure, problem), relaxation)
+def _refines(question: Question) -> bool:
+    """Whether three axes are looked at where the mesh is free."""
+    options, structure = question.options, question.structure
+    if options.mesh is not None or structure.program.mesh is not None:
+        return False
+    return options.level != "O1" or len(structure.deciders) <= _MAX_O1_VARIABLES
 
 
 def _first_answers(
-    candidates: Sequence[_Candidate],
+    candidates: Sequence[Candidate],
     limit: float,
     clock: _Clock,
     *,
     progress: Progress,
-) -> list[_Candidate]:
+) -> list[Candidate]:
     """Answers by messages, of the meshes that these do not rule out."""
-    found: list[_Candidate] = []
+    found: list[Candidate] = []
     best = np.inf
     for number, candidate in enumerate(
         sorted(candidates, key=lambda c: c.relaxation.bound)
@@ -245,11 +218,11 @@ def _first_answers(
             continue
         progress(f"mesh {candidate.mesh}", number / len(candidates))
         relaxation = candidate.relaxation
-        relaxation.sweep(_SWEEPS, enough=best)
+        relaxation.sweep(SWEEPS, enough=best)
         if relaxation.bound < best:
             # Until something fits, a time limit waits.
             is_enough = clock.is_over if best < np.inf else _never
-            outcome = _first_answer(candidate, limit, out_of_time=is_enough)
+            outcome = first_answer(candidate, limit, out_of_time=is_enough)
             candidate = replace(candidate, outcome=outcome)
             if outcome.peak <= limit:
                 best = min(best, outcome.cost)
@@ -261,41 +234,17 @@ def _never() -> bool:
     return False
 
 
-def _first_answer(
-    candidate: _Candidate, limit: float, *, out_of_time: Callable[[], bool]
-) -> Outcome:
-    """An answer by messages and descent alone."""
-
-    def improve(
-        priced: Network, start: Sequence[int]
-    ) -> tuple[tuple[int, ...], float | None]:
-        if priced is network:
-            return tuple(start), None
-        relaxation = Relaxation(priced)
-        relaxation.sweep(_FIRST_SWEEPS)
-        found = (relaxation.rounded(), Descent(priced).improve(start))
-        return min(found, key=priced.cost), relaxation.bound
-
-    network, memory = candidate.problem.network, candidate.memory
-    start = candidate.relaxation.rounded()
-    if memory.least_profile().max() > limit:
-        peak = float(memory.profile(start).max())
-        return Outcome(start, network.cost(start), peak, lower_bound=np.inf)
-    search = LimitedSearch(network, memory, limit, solve=improve)
-    return search.run(start, out_of_time=out_of_time)
-
-
 def _prove(
-    candidates: list[_Candidate], limit: float, clock: _Clock, *, progress: Progress
-) -> list[_Candidate]:
+    candidates: list[Candidate], limit: float, clock: _Clock, *, progress: Progress
+) -> list[Candidate]:
     """Better answers by the exact solver, with bounds; most promising mesh first."""
     order = sorted(candidates, key=lambda c: c.rank(limit))
-    proven: list[_Candidate] = []
+    proven: list[Candidate] = []
     fitting = [c.outcome.cost for c in order if c.outcome and c.outcome.peak <= limit]
     best = min(fitting, default=np.inf)
     for number, candidate in enumerate(order):
         start = candidate.outcome
-        if start is None or candidate.bound >= best * (1 - _PROVEN) or clock.is_over():
+        if start is None or candidate.bound >= best * (1 - PROVEN) or clock.is_over():
             proven.append(candidate)
             continue
         progress(f"solving mesh {candidate.mesh}", number / len(order))
@@ -309,7 +258,7 @@ def _prove(
 
 
 def _solve_exactly(
-    candidate: _Candidate,
+    candidate: Candidate,
     start: Outcome,
     limit: float,
     *,
@@ -338,7 +287,7 @@ def _solve_exactly(
     better = Outcome(better.assignment, better.cost, better.peak, outcome.lower_bound)
     to_beat = min(best, better.cost) if better.peak <= limit else best
     bound = better.lower_bound
-    is_proven = bound is not None and bound >= to_beat * (1 - _PROVEN)
+    is_proven = bound is not None and bound >= to_beat * (1 - PROVEN)
     if is_proven or network.num_variables > _MAX_CUT_VARIABLES:
         return better
     return CutSearch(network, memory, limit).run(
@@ -346,7 +295,7 @@ def _solve_exactly(
     )
 
 
-def _nothing_fits(candidates: Sequence[_Candidate], limit: float) -> NoPlanFits:
+def _nothing_fits(candidates: Sequence[Candidate], limit: float) -> NoPlanFits:
     least = min(float(c.memory.least_profile().max()) for c in candidates)
     answered = [(c.mesh, c.outcome.peak) for c in candidates if c.outcome is not None]
     mesh, peak = min(answered, key=lambda pair: pair[1])
@@ -373,21 +322,3 @@ def _size(bytes_: float) -> str:
         if bytes_ >= 2**exponent:
             return f"{bytes_ / 2**exponent:.3f} {unit}"
     return f"{bytes_:.0f} bytes"
-
-
-def _cannot_honour(
-    structure: Structure, variable: int, matched: Mapping[int, str]
-) -> OptionsError:
-    values = [
-        tensor.value
-        for index, group in enumerate(structure.groups)
-        if structure.variable_of[index] == variable
-        for tensor in group.outputs
-        if tensor.value in matched
-    ]
-    names = [structure.program.values[value].name for value in values]
-    return OptionsError(
-        f"no way to compute {', '.join(names)} gives the sharding asked for",
-        where="constraint " + ", ".join(sorted({matched[v] for v in values})),
-        hint="constrain one of them, or a dim that the op can shard",
-    )

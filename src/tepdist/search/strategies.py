@@ -45,6 +45,21 @@ class Strategy:
         return tuple(axes)
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What some mesh axes cut whatever the others do.
+
+    Attributes:
+        axes: Those.
+        before: Factor that each of them cuts, as in `Strategy`.
+        after: Likewise.
+    """
+
+    axes: tuple[int, ...]
+    before: tuple[int | None, ...]
+    after: tuple[int | None, ...]
+
+
 class Space:
     """The strategies of alike groups on one mesh, and what each means for a tensor.
 
@@ -169,13 +184,16 @@ def _cut_dims(
     )
 
 
-def strategy_space(group: Group, mesh: Mesh, *, scatters: bool) -> Space:
+def strategy_space(
+    group: Group, mesh: Mesh, *, scatters: bool, held: Held | None = None
+) -> Space:
     """All strategies of a group; the first shards nothing, unless the program does.
 
     Args:
         group: Any.
         mesh: Any.
         scatters: Whether partial results may be reduce-scattered.
+        held: What some axes cut in all of them; None leaves every axis free.
     """
     tensors = (*group.inputs, *group.outputs)
     compound = frozenset(
@@ -198,6 +216,7 @@ def strategy_space(group: Group, mesh: Mesh, *, scatters: bool) -> Space:
         compound=compound,
         results=results if scatters else frozenset(),
         pinned=group.pinned,
+        held=held,
         mesh=mesh,
     )
 
@@ -211,14 +230,18 @@ def _space(
     compound: frozenset[tuple[tuple[int, ...], bool]],
     results: frozenset[int],
     pinned: tuple[tuple[str, int | None], ...],
+    held: Held | None,
     mesh: Mesh,
 ) -> Space:
     free = [factor for factor in range(len(sizes)) if factor not in blocked]
     taken = dict(pinned)
     free = [factor for factor in free if factor not in taken.values()]
-    choices = tuple(
+    choices = [
         _choices(name, size, free, sizes=sizes, taken=taken) for name, size in mesh.axes
-    )
+    ]
+    if held is not None:
+        for axis, factor in zip(held.axes, held.before, strict=True):
+            choices[axis] = (factor,)
     found = _strategies(
         choices,
         sizes,
@@ -227,6 +250,12 @@ def _space(
         results=results,
         shape=mesh.shape,
     )
+    if held is not None:
+        found = tuple(
+            strategy
+            for strategy in found
+            if tuple(strategy.after[axis] for axis in held.axes) == held.after
+        )
     return Space(mesh, found, len(sizes))
 
 

@@ -1,0 +1,154 @@
+"""Candidates: one mesh each, the problem on it, and what is known of its answer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tepdist.cluster.model import Cluster
+from tepdist.cost.pricing import Pricing
+from tepdist.errors import OptionsError
+from tepdist.plans.types import Options
+from tepdist.search.constraints import wanted_shardings
+from tepdist.search.descent import Descent
+from tepdist.search.limited import LimitedSearch, Outcome, rank
+from tepdist.search.memory import MemoryModel
+from tepdist.search.network import Network
+from tepdist.search.problem import Builder, Problem
+from tepdist.search.relaxation import Relaxation
+from tepdist.search.strategies import Held
+from tepdist.search.structure import Structure
+from tepdist.sharding import Mesh
+
+PROVEN = 1e-6  # share of a cost by which a bound may miss it
+# Sweeps of messages: to put the meshes in order, then to rule them out.
+FIRST_SWEEPS = 3
+SWEEPS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is planned, and what the plan must keep to.
+
+    Attributes:
+        structure: Of the program.
+        cluster: Where it shall run.
+        options: What the user asks for.
+        matched: Value to the constraint that names it.
+    """
+
+    structure: Structure
+    cluster: Cluster
+    options: Options
+    matched: Mapping[int, str]
+
+    @property
+    def limit(self) -> float:
+        """Of the memory of one device [B]."""
+        return self.options.memory_limit_bytes or self.cluster.device.usable_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A mesh, its problem, and what is known of it; no outcome if it was ruled out."""
+
+    mesh: Mesh
+    problem: Problem
+    memory: MemoryModel
+    relaxation: Relaxation
+    outcome: Outcome | None = None
+
+    def rank(self, limit: float) -> tuple[float, float]:
+        """Order of candidates, best first."""
+        if self.outcome is None:
+            return (np.inf, self.relaxation.bound)
+        return rank(self.outcome, limit)
+
+    @property
+    def bound(self) -> float:
+        """No plan of this problem costs less [s]."""
+        known = None if self.outcome is None else self.outcome.lower_bound
+        bound = self.relaxation.bound
+        return bound if known is None else max(bound, known)
+
+
+def make_candidate(
+    question: Question, pricing: Pricing, held: Sequence[Held] | None = None
+) -> Candidate:
+    """The problem of a mesh, and a first bound.
+
+    Args:
+        question: What is asked.
+        pricing: Of the mesh.
+        held: For each variable what some axes cut; None leaves them all free.
+
+    Raises:
+        OptionsError: if a constraint cannot be honoured on the mesh.
+    """
+    structure, options, mesh = question.structure, question.options, pricing.mesh
+    wanted = wanted_shardings(
+        structure.program, options.constraints, question.matched, mesh=mesh
+    )
+    builder = Builder(structure, pricing, wanted, zero=options.zero, held=held)
+    for variable, space in enumerate(builder.spaces):
+        if not len(space):
+            raise _cannot_honour(structure, variable, question.matched)
+    problem = builder.build()
+    relaxation = Relaxation(problem.network)
+    relaxation.sweep(FIRST_SWEEPS)
+    return Candidate(mesh, problem, MemoryModel(structure, problem), relaxation)
+
+
+def first_answer(
+    candidate: Candidate,
+    limit: float,
+    start: Sequence[int] | None = None,
+    *,
+    out_of_time: Callable[[], bool],
+) -> Outcome:
+    """An answer by messages and descent alone.
+
+    Args:
+        candidate: Whose problem it answers.
+        limit: Of the memory of one device [B].
+        start: An assignment that the answer shall not be worse than.
+        out_of_time: Asked between tries.
+    """
+
+    def improve(
+        priced: Network, start: Sequence[int]
+    ) -> tuple[tuple[int, ...], float | None]:
+        if priced is network:
+            return tuple(start), None
+        relaxation = Relaxation(priced)
+        relaxation.sweep(FIRST_SWEEPS)
+        found = (relaxation.rounded(), Descent(priced).improve(start))
+        return min(found, key=priced.cost), relaxation.bound
+
+    network, memory = candidate.problem.network, candidate.memory
+    first = candidate.relaxation.rounded()
+    if start is not None:
+        first = min(first, Descent(network).improve(start), key=network.cost)
+    if memory.least_profile().max() > limit:
+        peak = float(memory.profile(first).max())
+        return Outcome(first, network.cost(first), peak, lower_bound=np.inf)
+    search = LimitedSearch(network, memory, limit, solve=improve)
+    return search.run(first, out_of_time=out_of_time)
+
+
+def _cannot_honour(
+    structure: Structure, variable: int, matched: Mapping[int, str]
+) -> OptionsError:
+    values = [
+        tensor.value
+        for index, group in enumerate(structure.groups)
+        if structure.variable_of[index] == variable
+        for tensor in group.outputs
+        if tensor.value in matched
+    ]
+    names = [structure.program.values[value].name for value in values]
+    return OptionsError(
+        f"no way to compute {', '.join(names)} gives the sharding asked for",
+        where="constraint " + ", ".join(sorted({matched[v] for v in values})),
+        hint="constrain one of them, or a dim that the op can shard",
+    )
