@@ -21,7 +21,9 @@ def plans_by_strategy(plan: Plan) -> Iterator[tuple[str, Plan]]:
     Each group of ops takes each of its strategies once; the rest is the best that
     descent finds around it.
     """
-    structure = build_structure(plan.program, plan.roles, {}, device=plan.cluster.device)
+    structure = build_structure(
+        plan.program, plan.roles, {}, device=plan.cluster.device
+    )
     problem = Builder(structure, Pricing(plan.cluster, plan.stages[0].mesh), {}).build()
     memory = MemoryModel(structure, problem)
     seen = set()

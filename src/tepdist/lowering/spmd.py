@@ -15,6 +15,7 @@ from tepdist.analysis.nodes import is_generated, source_dims
 from tepdist.cost.axis_parts import AxisPart, PartSharding
 from tepdist.cost.resharding import resharding_path
 from tepdist.lowering.per_device import Placed, run_per_device
+from tepdist.lowering.slices import clamp_starts, hide_slices
 from tepdist.plans.types import Stage
 from tepdist.program.graph import CONSTRAINT, CONTROL_FLOW, TOKEN, Op, Program
 from tepdist.program.module import parse
@@ -125,6 +126,8 @@ class _Annotator:
             operation.operands[position] = self._lying(
                 value, operation.operands[position], sharding, before=operation
             )
+        clamp_starts(operation)
+        hide_slices(operation, wanted, self._stage.mesh)
 
     def _per_device(self, index: int, operation: ir.Operation) -> ir.Operation:
         """The op, or the region in which each device runs it on its shards."""
