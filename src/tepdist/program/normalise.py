@@ -18,6 +18,7 @@ from jaxlib.mlir.dialects import func
 from tepdist.errors import ProgramError
 from tepdist.program import module as modules
 from tepdist.program.approximate import expand_approximate_top_k
+from tepdist.program.dead import drop_dead_results
 from tepdist.program.empty import fold_empty
 from tepdist.program.graph import CONSTRAINT, CUSTOM_CALL
 from tepdist.program.inline import CALLEE, find_ops, inline_calls, splice
@@ -60,6 +61,8 @@ def normalise(module: ir.Module) -> None:
     settle_shardings(module, main)
     _drop_attributes(module, main)
     modules.run_passes(module, FOLDING)
+    while drop_dead_results(main):
+        modules.run_passes(module, FOLDING)
     drop_unused_mesh(module, main)
     outline_sums(main)
     _order_constants(main)
