@@ -80,9 +80,11 @@ class _Needs:
             if isinstance(value, ir.BlockArgument):
                 if value.owner == self._block:
                     self.arguments.add(value.arg_number)
-            elif isinstance(value, ir.OpResult):
-                if value.owner.operation.block == self._block:
-                    waiting.extend(_reads(value.owner.operation))
+                continue
+            owner = value.owner
+            assert not isinstance(owner, ir.Block)
+            if owner.operation.block == self._block:
+                waiting.extend(_reads(owner.operation))
 
 
 def _reads(op: ir.Operation) -> list[AnyValue]:
