@@ -165,7 +165,7 @@ def drawn(draw: Draw) -> jax.Array:
         return jax.vmap(lambda k: jax.random.normal(k, (4,)))(keys)
     if kind == 5:
         return jax.random.randint(first, (24,), -5, 5).astype(jnp.float32)
-    return jax.random.key_data(second).astype(jnp.float32) / 2**32
+    return jax.random.key_data(second).astype(jnp.float32) / 2.0**32
 
 
 def nothing(draw: Draw) -> jax.Array:

@@ -58,7 +58,7 @@ def segments(draw: Draw) -> jax.Array:
     x = draw.array(least_rank=1)
     segment = jnp.resize(draw.index(), (x.shape[0],)) % 5
     function = draw.pick(
-        (jax.ops.segment_sum, jax.ops.segment_max, jax.ops.segment_prod)
+        (jax.ops.segment_sum, jax.ops.segment_max, jax.ops.segment_min)
     )
     made = function(x, segment, num_segments=5)
     return jnp.where(jnp.isfinite(made), jnp.tanh(made), 0)
