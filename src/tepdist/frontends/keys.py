@@ -24,6 +24,8 @@ def wrap_key(array: jax.Array, leaf: Leaf) -> jax.Array:
 
 def _with_whole_keys(data: jax.Array) -> jax.Array:
     """Data of keys, each key whole on one device: JAX takes no others."""
+    if isinstance(data, jax.core.Tracer):
+        return data  # lies nowhere yet
     sharding = data.sharding
     if not isinstance(sharding, NamedSharding) or len(sharding.spec) < data.ndim:
         return data
