@@ -10,8 +10,9 @@ import jax
 from jax.sharding import NamedSharding
 
 from tepdist.errors import PlanError, ShardingError
-from tepdist.frontends.call import Call, Leaf, function_name, key_data, read_leaf
+from tepdist.frontends.call import Call, Leaf, function_name, read_leaf
 from tepdist.frontends.jax import Traced, trace_call
+from tepdist.frontends.keys import key_data
 from tepdist.lowering.dtypes import result_structs
 from tepdist.lowering.planned import Callbacks, PlannedProgram, call
 from tepdist.plans import files, types

@@ -1,6 +1,8 @@
 """Choices of one generated program: the same seed makes the same program."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +21,17 @@ class Draw:
         rng: Of all choices.
         exact: Arguments: equal to the bit on any number of devices, so that
             discontinuous functions of them are too.
-        made: All float arrays so far.
         indices: Integer arrays.
+        extras: Arguments of every other kind, by its name.
+        mesh: On which steps may state shardings; None if none do.
+        made: All float arrays so far.
     """
 
     rng: np.random.Generator
     exact: list[jax.Array]
     indices: list[jax.Array]
+    extras: Mapping[str, jax.Array] = field(default_factory=dict)
+    mesh: jax.sharding.Mesh | None = None
     made: list[jax.Array] = field(default_factory=list)
 
     def array(self, *, least_rank: int = 0) -> jax.Array:
@@ -66,6 +72,9 @@ class Draw:
         while np.prod(shape) > MAX_ELEMENTS:
             shape[shape.index(max(shape))] //= 2
         return tuple(shape)
+
+
+Step: TypeAlias = Callable[[Draw], jax.Array]
 
 
 def fitted(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:

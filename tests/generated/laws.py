@@ -21,6 +21,8 @@ from .programs import Case
 Constraints = Mapping[str, tuple[tuple[str, ...], ...]]
 
 MESHES = ("2x4", "8", "4x2", "2x2", "4", "2x3", "3", "6", "1")
+# On up to 16 devices.
+MORE_MESHES = (*MESHES, "2", "3x2", "3x3", "2x6", "6x2", "4x3", "4x4", "8x2", "2x8")
 # Payloads may differ by this share, and by scalars.
 BYTES_TOLERANCE = 0.02
 SCALAR_BYTES = 64
@@ -30,15 +32,41 @@ def plan_case(
     case: Case, mesh: str, *, constraints: Constraints = MappingProxyType({})
 ) -> tuple[Traced, Plan]:
     """The best plan for a case on a mesh of virtual CPU devices."""
-    traced = trace(case.fn, case.args, {})
     shape = Mesh.parse(mesh)
+    options = Options(mesh=shape, time_limit_s=3, constraints=constraints)
+    return plan_as_asked(case, f"cpu:{shape.num_devices}", options)
+
+
+def plan_as_asked(case: Case, cluster: str, options: Options) -> tuple[Traced, Plan]:
+    """The best plan for a case that does what the options ask."""
+    traced = trace(case.fn, case.args, {})
     plan = compile_plan(
-        traced.read(),
-        traced.roles,
-        parse_cluster(f"cpu:{shape.num_devices}"),
-        options=Options(mesh=shape, time_limit_s=3, constraints=constraints),
+        traced.read(), traced.roles, parse_cluster(cluster), options=options
     )
     return traced, plan
+
+
+def random_options(case: Case, best: Plan, rng: np.random.Generator) -> Options:
+    """What a user may ask besides: a level, a stage of ZeRO, a limit, a constraint.
+
+    The limit is near the least that plans of most programs need.
+    """
+    mesh = best.stages[0].mesh
+    limit = None
+    if rng.random() < 0.5:
+        limit = int(best.stages[0].memory.peak * rng.choice((0.95, 0.7, 0.5, 0.3)))
+    constraints: Constraints = {}
+    if rng.random() < 0.4:
+        constraints = random_constraint(case, str(mesh), rng)
+    is_free = not constraints and best.program.mesh is None and rng.random() < 0.3
+    return Options(
+        level=str(rng.choice(("O1", "O2", "O2"))),
+        mesh=None if is_free else mesh,
+        time_limit_s=5,
+        zero=int(rng.integers(4)) if rng.random() < 0.4 else None,
+        memory_limit_bytes=limit,
+        constraints=constraints,
+    )
 
 
 def random_constraint(case: Case, mesh: str, rng: np.random.Generator) -> Constraints:
@@ -64,9 +92,8 @@ def odd_plan(plan: Plan, seed: int) -> Plan:
 
 
 def one_device_results(case: Case) -> list[np.ndarray]:
-    """What `jax.jit` computes on one device."""
-    device = jax.devices()[0]
-    results = jax.jit(case.fn)(*jax.device_put(case.args, device))
+    """What `jax.jit` computes on one device, or on those that the case states."""
+    results = jax.jit(case.fn)(*case.args)
     return [_host(leaf) for leaf in jax.tree.leaves(results)]
 
 

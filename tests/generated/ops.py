@@ -1,21 +1,16 @@
 """Steps of generated programs: each makes one array of what is at hand.
 
 Values stay of order one. Discontinuous steps read arguments only, which are the same
-to the bit on any number of devices. No Fourier transforms: XLA's CPU compiler refuses
-some layouts of their operands.
+to the bit on any number of devices.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .draws import Draw, fitted
-
-Step = Callable[[Draw], jax.Array]
+from .draws import Draw, Step, fitted
 
 
 def unary(draw: Draw) -> jax.Array:
@@ -224,18 +219,6 @@ def cumulative(draw: Draw) -> jax.Array:
     return function(x, axis=dim) / math.sqrt(x.shape[dim])
 
 
-def window(draw: Draw) -> jax.Array:
-    x = draw.array(least_rank=1)
-    dim = draw.dim(x)
-    sizes = [1] * x.ndim
-    sizes[dim] = min(2, x.shape[dim])
-    kind, start = draw.pick(((lax.add, 0.0), (lax.max, -jnp.inf)))
-    padding = draw.pick(("SAME", "VALID"))
-    return lax.reduce_window(
-        x, start, kind, sizes, draw.pick((sizes, [1] * x.ndim)), padding
-    )
-
-
 def reverse(draw: Draw) -> jax.Array:
     x = draw.array(least_rank=1)
     dim = draw.dim(x)
@@ -301,119 +284,6 @@ def noise(draw: Draw) -> jax.Array:
     return (bits % 128).astype(jnp.float32) / 128
 
 
-def convolve(draw: Draw) -> jax.Array:
-    x = fitted(draw.array(), (draw.pick((2, 4, 8)), 8, 8, draw.pick((2, 4))))
-    kernel = fitted(draw.argument(), (3, 3, x.shape[-1], draw.pick((4, 8))))
-    made = lax.conv_general_dilated(
-        x,
-        kernel,
-        draw.pick(((1, 1), (2, 2))),
-        draw.pick(("SAME", "VALID")),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    return jnp.tanh(made)
-
-
-def scan(draw: Draw) -> jax.Array:
-    x = draw.array(least_rank=2)
-    weight = fitted(draw.argument(), (x.shape[-1], x.shape[-1])) / x.shape[-1]
-
-    def body(carry, row):
-        made = jnp.tanh(carry @ weight + row)
-        return made, made * 0.5
-
-    last, rows = lax.scan(body, jnp.zeros(x.shape[1:]), x)
-    return rows if draw.chance(0.5) else last
-
-
-def loop(draw: Draw) -> jax.Array:
-    x = draw.array(least_rank=1)
-    other = draw.array()
-    shift = fitted(other, x.shape)
-    trips = draw.pick((0, 1, 3))
-    body = draw.pick(
-        (
-            lambda _, c: jnp.sin(c) + 0.1 * shift,
-            lambda i, c: c * 0.5 + jnp.max(c, axis=0, keepdims=True) / (i + 1),
-            lambda _, c: jnp.flip(c, 0),
-        )
-    )
-    return lax.fori_loop(0, trips, body, x)
-
-
-def dynamic_loop(draw: Draw) -> jax.Array:
-    """A loop whose trips only its data tell; it has no gradient."""
-    x = lax.stop_gradient(draw.array(least_rank=1))
-
-    def unfinished(carry):
-        step, total, _ = carry
-        return (step < 4) & (jnp.sum(total) < 1e6)
-
-    def body(carry):
-        step, total, kept = carry
-        return step + 1, total * 0.5 + kept, kept
-
-    return lax.while_loop(unfinished, body, (jnp.int32(0), x, x))[1]
-
-
-def branch(draw: Draw) -> jax.Array:
-    x = draw.array(least_rank=1)
-    y = fitted(draw.array(), x.shape)
-    chosen = jnp.ravel(draw.index())[0] % 3
-    return lax.switch(
-        chosen,
-        [
-            lambda a, b: a + b,
-            lambda a, b: jnp.tanh(a) * jnp.mean(b, axis=0),
-            lambda a, _: a,
-        ],
-        x,
-        y,
-    )
-
-
-def checkpointed(draw: Draw) -> jax.Array:
-    x = draw.array(least_rank=2)
-    weight = fitted(draw.argument(), (x.shape[-1], 8)) / x.shape[-1]
-
-    @jax.checkpoint
-    def layer(a, w):
-        return jnp.tanh(a @ w)
-
-    return jax.grad(lambda a: jnp.sum(layer(a, weight) ** 2))(x)
-
-
-def solve(draw: Draw) -> jax.Array:
-    """Operations that only a custom call covers."""
-    x = fitted(draw.array(), (draw.pick((2, 8, 12)), 4, 4))
-    positive = x @ jnp.swapaxes(x, 1, 2) + 4 * jnp.eye(4)
-    kind = draw.below(4)
-    if kind == 0:
-        return jnp.linalg.cholesky(positive)
-    if kind == 1:
-        return lax.linalg.triangular_solve(
-            jnp.tril(positive), x, left_side=True, lower=True
-        )
-    if kind == 2:
-        return jnp.linalg.inv(positive)
-    return jnp.linalg.slogdet(positive)[1] / 4
-
-
-def orthogonal(draw: Draw) -> jax.Array:
-    x = fitted(draw.argument(), (draw.pick((2, 8, 12)), 8, 4))
-    x = x + jnp.eye(8, 4) * 4
-    return jnp.linalg.qr(x)[draw.below(2)]
-
-
-def fourier(draw: Draw) -> jax.Array:
-    x = draw.array(least_rank=1)
-    dim = draw.dim(x)
-    scale = math.sqrt(x.shape[dim])
-    if draw.chance(0.5):
-        return jnp.real(jnp.fft.fft(x, axis=dim)) / scale
-    return jnp.fft.irfft(jnp.fft.rfft(x, axis=dim) * 0.7, x.shape[dim], axis=dim)
-
-
 def barrier(draw: Draw) -> jax.Array:
     x, y = draw.array(), draw.array()
     first, second = lax.optimization_barrier((x, y))
@@ -427,14 +297,9 @@ def precision(draw: Draw) -> jax.Array:
 COMMON: tuple[Step, ...] = (
     binary, broadcast_add, dot, reduce, reshape, softmax, transpose, unary, weighted,
 )  # fmt: skip
-RARE: tuple[Step, ...] = (
-    argmax, barrier, branch, bytes_of, checkpointed, complex_product, concatenate,
-    convolve, cumulative, dynamic_loop, dynamic_slice, dynamic_update_slice,
-    fourier, half, integers, iota_mask, logical, loop, narrow, noise, one_hot,
-    orthogonal, pad, precision, repeat, reverse, scan, scatter, scatter_zero,
-    select, solve, sort, strided_slice, take, take_along, take_pairs, top_k, window,
+ARRAYS: tuple[Step, ...] = (
+    argmax, barrier, bytes_of, complex_product, concatenate, cumulative, dynamic_slice,
+    dynamic_update_slice, half, integers, iota_mask, logical, narrow, noise, one_hot,
+    pad, precision, repeat, reverse, scatter, scatter_zero, select, sort,
+    strided_slice, take, take_along, take_pairs, top_k,
 )  # fmt: skip
-
-STEPS: Mapping[str, tuple[Step, ...]] = MappingProxyType(
-    {"common": COMMON, "any": (*COMMON, *COMMON, *RARE), "rare": RARE}
-)

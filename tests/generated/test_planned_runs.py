@@ -15,6 +15,7 @@ from .models import all_cases
 from .programs import Case, random_case
 
 ANY_SEEDS = range(16)
+PLACED_SEEDS = range(2000, 2004)
 PLAIN_SEEDS = range(1000, 1006)
 # What XLA's CPU compiler does in another element type, or what a plan cannot know:
 # half precision is moved as f32, the results of an empty program need no arguments.
@@ -49,6 +50,15 @@ def test_random_programs_run_as_on_one_device(seed: int) -> None:
     for plan in (best, laws.odd_plan(best, seed)):
         got = laws.planned_results(traced, Executable(plan), case)
         assert list(laws.differences(case, wanted, got)) == []
+
+
+@pytest.mark.parametrize("seed", PLACED_SEEDS)
+def test_programs_that_state_shardings_run_as_under_plain_jit(seed: int) -> None:
+    mesh = laws.MESHES[seed % len(laws.MESHES)]
+    case = random_case(seed, steps="placed", mesh=mesh)
+    traced, best = laws.plan_case(case, mesh)
+    got = laws.planned_results(traced, Executable(best), case)
+    assert list(laws.differences(case, laws.one_device_results(case), got)) == []
 
 
 @pytest.mark.parametrize("seed", PLAIN_SEEDS)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 from jax.interpreters import mlir
 from jax.sharding import AxisType
 
@@ -161,6 +162,57 @@ def test_recursion_is_refused(functions, path):
         normalised(f"module {{ {bodies} }}")
     cycle = caught.value.problem.rpartition(": ")[2].split(" -> ")
     assert sorted(set(cycle)) == sorted(set(path.split(" -> ")))
+
+
+PUBLIC = """
+module {
+  func.func public @double(%a: tensor<4xf32>) -> tensor<4xf32> {
+    %0 = stablehlo.add %a, %a : tensor<4xf32>
+    return %0 : tensor<4xf32>
+  }
+  func.func public @apart(%a: tensor<4xf32>) -> tensor<4xf32> {
+    %0 = stablehlo.composite "my.sine" %a {decomposition = @sine}
+      : (tensor<4xf32>) -> tensor<4xf32>
+    return %0 : tensor<4xf32>
+  }
+  func.func @sine(%a: tensor<4xf32>) -> tensor<4xf32> {
+    %0 = stablehlo.sine %a : tensor<4xf32>
+    return %0 : tensor<4xf32>
+  }
+  func.func public @main(%a: tensor<4xf32>) -> tensor<4xf32> {
+    %0 = func.call @double(%a) : (tensor<4xf32>) -> tensor<4xf32>
+    %1 = func.call @apart(%0) : (tensor<4xf32>) -> tensor<4xf32>
+    return %1 : tensor<4xf32>
+  }
+}"""
+
+
+def test_public_functions_that_main_calls_are_its_parts():
+    with modules.new_context():
+        module = modules.parse(PUBLIC)
+        normalise(module)
+        (main,) = module.body.operations
+        kinds = [op.operation.name for op in main.body.blocks[0].operations]
+    assert kinds == ["stablehlo.add", "stablehlo.sine", "func.return"]
+
+
+@pytest.mark.parametrize("function", [lax.approx_max_k, lax.approx_min_k])
+@pytest.mark.parametrize("is_aggregated", [True, False])
+def test_approximate_top_k_is_a_sort(function, is_aggregated, run_module):
+    def step(x):
+        return function(x, 3, reduction_dimension=0, aggregate_to_topk=is_aggregated)
+
+    x = np.random.default_rng(0).normal(size=(256, 4)).astype(np.float32)
+    expected = jax.jit(step)(x)
+    lowered = jax.jit(step).lower(x)
+    bytecode = normalised(mlir.module_to_bytecode(lowered.compiler_ir()))
+    for one, other in zip(run_module(bytecode, (x,), expected), expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(one)[:3], np.asarray(other)[:3])
+    with modules.new_context():
+        module = modules.parse(bytecode)
+        assert len(module.body.operations) == 1
+        assert find_ops(module, {"stablehlo.sort"})
+        assert not find_ops(module, {"stablehlo.custom_call"})
 
 
 def test_a_program_partitioned_for_another_compiler_is_refused():

@@ -12,7 +12,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tepdist.errors import StateConsumed
 from tepdist.frontends.again import refuse_tracer
-from tepdist.frontends.call import Leaf, key_data, read_leaf
+from tepdist.frontends.call import Leaf, read_leaf
+from tepdist.frontends.keys import key_data
 from tepdist.program.roles import Role
 from tepdist.runtime.local import Executable
 from tepdist.user_plan import Plan

@@ -283,19 +283,6 @@ def _typed_sharding(value: object) -> NamedSharding | None:
     return sharding if is_typed else None
 
 
-def key_data(value: Any, leaf: Leaf) -> Any:
-    """The leaf's value as the program takes it."""
-    return value if leaf.key_impl is None else jax.random.key_data(value)
-
-
-def wrap_key(array: jax.Array, leaf: Leaf) -> jax.Array:
-    """A program's result as the user sees it."""
-    if leaf.key_impl is None:
-        return array
-    keys: jax.Array = jax.random.wrap_key_data(array, impl=leaf.key_impl)
-    return keys
-
-
 def _key_form(shape: tuple[int, ...], dtype: Any) -> tuple[str, tuple[int, ...]]:
     impls: list[str] = []
 

@@ -28,12 +28,11 @@ from tepdist.frontends.call import (
     TreeDef,
     call_options,
     function_name,
-    key_data,
     path_text,
     read_call,
     read_leaf,
-    wrap_key,
 )
+from tepdist.frontends.keys import key_data, wrap_key
 from tepdist.frontends.partitioned import calls_partitioned, on_devices
 from tepdist.lowering.planned import Callbacks
 from tepdist.program import module as modules

@@ -90,12 +90,14 @@ def _lower(
     ctx: mlir.LoweringRuleContext, *arguments: Any, planned: PlannedProgram
 ) -> Sequence[Any]:
     host = ctx.module_context.module
-    if planned.stage is None:
+    stage = planned.stage
+    # For one device XLA leaves what is to run on each as a call that nobody answers.
+    if stage is None or stage.mesh.num_devices == 1:
         with host.context, ir.Location.unknown(host.context):
             module = parse(planned.program.module)
             inline_sums(module)
     else:
-        module = annotate(planned.program, planned.stage, host.context)
+        module = annotate(planned.program, stage, host.context)
     fill_calls(module, planned.callbacks.keys if planned.callbacks else ())
     (main,) = (op for op in module.body.operations if isinstance(op, func.FuncOp))
     results = ir.FunctionType(main.function_type.value).results

@@ -16,6 +16,7 @@ from tepdist.cost.axis_parts import AxisPart, PartSharding
 from tepdist.cost.resharding import resharding_path
 from tepdist.lowering.per_device import run_per_device
 from tepdist.lowering.placed import Placed
+from tepdist.lowering.slices import clamp_starts, hide_slices
 from tepdist.plans.types import Stage
 from tepdist.program.graph import CONSTRAINT, CONTROL_FLOW, TOKEN, Op, Program
 from tepdist.program.module import parse
@@ -129,6 +130,8 @@ class _Annotator:
             operation.operands[position] = self._lying(
                 value, operation.operands[position], sharding, before=operation
             )
+        clamp_starts(operation)
+        hide_slices(operation, wanted, self._stage.mesh)
 
     def _per_device(self, index: int, operation: ir.Operation) -> ir.Operation:
         """The op, or the region in which each device runs it on its shards."""

@@ -4,28 +4,55 @@ from jaxlib.mlir import ir
 
 from tepdist.program.module import AnyValue
 
+WHILE = "stablehlo.while"
+
 
 def count_trips(loop: ir.Operation) -> int | None:
     """Iterations of ``while (i < limit) {...; i += step}``; None for any other loop.
 
     Start, limit and step must be constants and the step positive.
     """
+    found = _counting(loop)
+    return None if found is None else _trips(found[1])
+
+
+def counter_values(value: AnyValue) -> range | None:
+    """The values that a loop's counter takes in its body; None for any other value."""
+    if not isinstance(value, ir.BlockArgument):
+        return None
+    loop = value.owner.owner
+    if loop.operation.name != WHILE or value.owner != loop.regions[1].blocks[0]:
+        return None
+    found = _counting(loop.operation)
+    if found is None or found[0] != value.arg_number:
+        return None
+    values = found[1]
+    # A counter that would overflow has other values too.
+    return values if _trips(values) < 2**31 else None
+
+
+def _trips(values: range) -> int:
+    return max(0, -(-(values.stop - values.start) // values.step))
+
+
+def _counting(loop: ir.Operation) -> tuple[int, range] | None:
+    """Which of a loop's values counts, and from where to where."""
     condition, body = (region.blocks[0] for region in loop.regions)
-    ops = [op.operation for op in condition.operations]
-    if len(ops) != 2 or ops[0].name != "stablehlo.compare":
+    terminator = condition.operations[len(condition.operations) - 1].operation
+    compare = _producer(terminator.operands[0])
+    if compare is None or compare.name != "stablehlo.compare":
         return None
-    direction = str(ops[0].attributes["comparison_direction"])
-    if "LT" not in direction or ops[1].operands[0] != ops[0].results[0]:
+    if "LT" not in str(compare.attributes["comparison_direction"]):
         return None
-    counter = _argument_number(ops[0].operands[0], condition)
+    counter = _argument_number(compare.operands[0], condition)
     if counter is None:
         return None
-    limit = _constant(ops[0].operands[1])
-    start = _constant(loop.operands[counter])
+    limit = constant_integer(compare.operands[1])
+    start = constant_integer(loop.operands[counter])
     step = _step(body, counter)
     if limit is None or start is None or step is None or step <= 0:
         return None
-    return max(0, -(-(limit - start) // step))
+    return counter, range(start, limit, step)
 
 
 def _step(body: ir.Block, counter: int) -> int | None:
@@ -36,9 +63,9 @@ def _step(body: ir.Block, counter: int) -> int | None:
         return None
     left, right = owner.operands
     if _argument_number(left, body) == counter:
-        return _constant(right)
+        return constant_integer(right)
     if _argument_number(right, body) == counter:
-        return _constant(left)
+        return constant_integer(left)
     return None
 
 
@@ -53,8 +80,8 @@ def _argument_number(value: AnyValue, block: ir.Block) -> int | None:
     return int(value.arg_number)
 
 
-def _constant(value: AnyValue) -> int | None:
-    """The integer that a scalar constant holds."""
+def constant_integer(value: AnyValue) -> int | None:
+    """The integer that a scalar constant holds; None if it is no such."""
     owner = _producer(value)
     if owner is None or owner.name != "stablehlo.constant":
         return None

@@ -17,9 +17,17 @@ from jaxlib.mlir.dialects import func
 
 from tepdist.errors import ProgramError
 from tepdist.program import module as modules
+from tepdist.program.approximate import expand_approximate_top_k
+from tepdist.program.dead import drop_dead_results
 from tepdist.program.empty import fold_empty
-from tepdist.program.graph import CONSTRAINT, CUSTOM_CALL
-from tepdist.program.inline import find_ops, inline_calls, kinds_in, splice
+from tepdist.program.graph import CONSTRAINT, CONTROL_FLOW, CUSTOM_CALL
+from tepdist.program.inline import (
+    CALLEE,
+    find_ops,
+    inline_calls,
+    kinds_in,
+    splice,
+)
 from tepdist.program.stated import drop_unused_mesh, settle_shardings
 from tepdist.program.sums import KIND as SUM
 from tepdist.program.sums import inline_sums, outline_sums
@@ -36,6 +44,7 @@ SHARDING_ATTRIBUTES = (
     "mhlo.sharding",
     "mhlo.frontend_attributes",
 )
+NAMES = (*CALLEE.values(), "called_computations")
 DEFAULTS = ("precision_config", "backend_config")
 
 
@@ -43,25 +52,30 @@ def normalise(module: ir.Module) -> None:
     """Normalises the module in place.
 
     Raises:
-        ProgramError: if it has no public ``main`` or more than one public function,
-            calls itself, has a dynamic shape, was already partitioned for several
-            devices, or states shardings that cannot be planned.
+        ProgramError: if it has no public ``main`` or another public function that
+            nothing calls, calls itself, has a dynamic shape, was already partitioned
+            for several devices, or states shardings that cannot be planned.
     """
     main = main_function(module)
+    _make_private(module, main)
     modules.run_passes(module, "symbol-dce")
     inline_calls(module)
-    _refuse_dynamic_shapes(main)
+    # Walks over all ops take most of the time here: none for what there is none of.
     kinds = kinds_in(main)
+    if CUSTOM_CALL in kinds:
+        expand_approximate_top_k(module)
+    _refuse_dynamic_shapes(main)
     if TOP_K in kinds:
         expand_top_k(main)
     fold_empty(main)
-    # Walks over all ops take most of the time here: none for what there is none of.
     if not kinds.isdisjoint(MARKS):
         inline_sums(main)
         _drop_hints(main)
     settle_shardings(module, main)
     _drop_attributes(module, main)
     modules.run_passes(module, FOLDING)
+    while not kinds.isdisjoint(CONTROL_FLOW) and drop_dead_results(main):
+        modules.run_passes(module, FOLDING)
     drop_unused_mesh(module, main)
     outline_sums(main)
     _order_constants(main)
@@ -69,12 +83,12 @@ def normalise(module: ir.Module) -> None:
 
 
 def main_function(module: ir.Module) -> func.FuncOp:
-    """The one public function, which must be called ``main``.
+    """The public function ``main``: what other public ones there are, it must use.
 
     Raises:
-        ProgramError: if there is none, another one, or more than one.
+        ProgramError: if there is none, or another one that no op names.
     """
-    functions = [op for op in module.body.operations if isinstance(op, func.FuncOp)]
+    functions = _functions(module)
     public = {op.sym_name.value: op for op in functions if _is_public(op)}
     if "main" not in public:
         names = ", ".join(sorted(op.sym_name.value for op in functions)) or "none"
@@ -82,18 +96,42 @@ def main_function(module: ir.Module) -> func.FuncOp:
             f"the module has no public function main (functions: {names})",
             hint="name the entry function main and make it public",
         )
-    if len(public) > 1:
+    main = public.pop("main")
+    unused = sorted(public.keys() - _named_functions(module)) if public else []
+    if unused:
         raise ProgramError(
-            f"the module has several public functions: {', '.join(sorted(public))}",
+            f"the module has several public functions: main, {', '.join(unused)}",
             hint="make all but main private",
         )
-    (main,) = public.values()
     if len(main.body.blocks) != 1:
         raise ProgramError(
             "function main has no body, or branches between blocks",
             hint="write branches as stablehlo.case or stablehlo.if",
         )
     return main
+
+
+def _functions(module: ir.Module) -> list[func.FuncOp]:
+    return [op for op in module.body.operations if isinstance(op, func.FuncOp)]
+
+
+def _named_functions(module: ir.Module) -> frozenset[str]:
+    """Functions that some op calls, or names as its body."""
+    named: set[str] = set()
+    for op in find_ops(module, {*CALLEE, CUSTOM_CALL}):
+        attributes = [op.attributes[name] for name in NAMES if name in op.attributes]
+        for attribute in attributes:
+            each = attribute if isinstance(attribute, ir.ArrayAttr) else [attribute]
+            named |= {ir.FlatSymbolRefAttr(name).value for name in each}
+    return frozenset(named)
+
+
+def _make_private(module: ir.Module, main: func.FuncOp) -> None:
+    """Makes all functions but main private, so that they go once they are inlined."""
+    for function in _functions(module):
+        if function != main:
+            private = ir.StringAttr.get("private")
+            function.operation.attributes["sym_visibility"] = private
 
 
 def _is_public(function: func.FuncOp) -> bool:

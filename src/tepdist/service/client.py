@@ -15,8 +15,9 @@ import numpy as np
 
 from tepdist.cluster.model import Cluster
 from tepdist.errors import ConnectionLost, OptionsError, SessionError
-from tepdist.frontends.call import Leaf, key_data, read_leaf, wrap_key
+from tepdist.frontends.call import Leaf, read_leaf
 from tepdist.frontends.jax import Traced, trace
+from tepdist.frontends.keys import key_data, wrap_key
 from tepdist.frontends.step_options import StepOptions, read_step_options
 from tepdist.plans.json import from_json
 from tepdist.plans.types import Options, Plan

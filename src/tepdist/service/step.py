@@ -8,8 +8,9 @@ import jax
 import numpy as np
 
 from tepdist.frontends.again import PlannedCalls
-from tepdist.frontends.call import Call, Leaf, key_data
+from tepdist.frontends.call import Call, Leaf
 from tepdist.frontends.jax import Traced, trace_call
+from tepdist.frontends.keys import key_data
 from tepdist.frontends.step_options import ReadOptions
 from tepdist.plans import types
 from tepdist.service.remote import PendingInit, RemoteArray, abstract
