@@ -31,7 +31,7 @@ class Prepared:
     """A normalised module and what it said before it was normalised.
 
     Attributes:
-        draft: Bytecode that says the same as the canonical one.
+        draft: Bytecode that says the same as the canonical one; often the same bytes.
         bytecode: Gives the canonical bytecode, which equal modules have in common.
         aliases: What the module said.
     """

@@ -10,7 +10,6 @@ deeply. Bytes from outside are therefore read with ``isolated=True``: in a child
 import functools
 import gzip
 import zlib
-from contextlib import nullcontext
 from dataclasses import replace
 
 from jaxlib.mlir import ir
@@ -50,10 +49,8 @@ def read_program(
         ProgramError: if the bytes are no program or one that cannot be planned.
     """
     try:
-        prepared_ = prepared_apart(data) if isolated else nullcontext(prepare(data))
-        with prepared_ as prepared:
-            program = extract(prepared.draft, name)
-            program = replace(program, module=prepared.bytecode())
+        read = _read_apart if isolated else _read_here
+        program, aliases = read(data, name)
     except ProgramError as error:
         where = f"{name}, {error.where}" if error.where else name
         raise ProgramError(error.problem, where=where, hint=error.hint) from None
@@ -63,8 +60,23 @@ def read_program(
             where=name,
             hint="write nested control flow flatter, or as one loop",
         ) from None
-    program = name_arguments(program, prepared.aliases.argument_names)
-    return program, _stated_roles(program, prepared.aliases)
+    program = name_arguments(program, aliases.argument_names)
+    return program, _stated_roles(program, aliases)
+
+
+def _read_here(data: bytes, name: str) -> tuple[Program, Aliases]:
+    prepared = prepare(data)
+    return extract(prepared.bytecode(), name), prepared.aliases
+
+
+def _read_apart(data: bytes, name: str) -> tuple[Program, Aliases]:
+    """Reads the draft while the child makes it canonical, which rarely changes it."""
+    with prepared_apart(data) as prepared:
+        program = extract(prepared.draft, name)
+        bytecode = prepared.bytecode()
+    if bytecode != prepared.draft:
+        program = extract(bytecode, name)
+    return program, prepared.aliases
 
 
 def prepare(data: bytes) -> Prepared:

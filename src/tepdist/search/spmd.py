@@ -9,7 +9,6 @@ where that pays. The cheapest answer that fits is decoded into a plan.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
@@ -45,7 +44,6 @@ Progress = Callable[[str, float], None]
 _MAX_CUT_VARIABLES = 32
 # Unless told how long to search, O2 spends no more on cuts, all meshes together [s].
 _CUTS_S = 12.0
-_LOWERINGS = 2  # of the limit, while the compiler would allocate more than is allowed
 # O1 answers within a second: only smaller programs are planned on three axes.
 _MAX_O1_VARIABLES = 200
 DEFAULT_TIME_LIMIT_S = {"O1": 30.0, "O2": 60.0, "O3": 600.0}
@@ -89,7 +87,7 @@ class _Clock:
     def lap(self, phase: str) -> None:
         """Books the time since the last lap under a phase."""
         now = time.perf_counter()
-        self.phases[phase] = self.phases.get(phase, 0.0) + now - self._last
+        self.phases[phase] = now - self._last
         self._last = now
 
 
@@ -116,7 +114,6 @@ def search(
     structure = build_structure(program, roles, matched, device=cluster.device)
     clock.lap("analysis")
     question = Question(structure, cluster, options, matched)
-    limit = question.limit
     candidates = []
     for number, mesh in enumerate(meshes):
         progress(f"mesh {mesh}", number / len(meshes))
@@ -125,21 +122,9 @@ def search(
             break
     is_complete = len(candidates) == len(meshes)
     clock.lap("problems")
-    answer = partial(_answered, question, clock=clock, progress=progress)
-    candidates, chosen, stage = answer(candidates, limit, level=options.level)
-    # More is allocated than is live: the limit is lowered by that much.
-    allowed = options.memory_limit_bytes or cluster.device.memory_bytes
-    lowered = limit
-    for _ in range(_LOWERINGS):
-        lowered -= max(stage.memory.allocated - allowed, 0)
-        if stage.memory.allocated <= allowed or clock.is_over():
-            break
-        try:
-            _, other, less = answer(candidates, lowered, level="O1")
-        except NoPlanFits:
-            break
-        if less.memory.allocated < stage.memory.allocated:
-            chosen, stage = other, less
+    candidates, chosen, stage = _answered(
+        question, candidates, clock=clock, progress=progress
+    )
     assert chosen.outcome is not None
     bound = min(c.bound for c in candidates)
     record = SearchRecord(
@@ -156,10 +141,8 @@ def search(
 def _answered(
     question: Question,
     candidates: Sequence[Candidate],
-    limit: float,
     *,
     clock: _Clock,
-    level: str,
     progress: Progress,
 ) -> tuple[list[Candidate], Candidate, Stage]:
     """The candidates with their answers, the best of them, and its stage.
@@ -167,15 +150,16 @@ def _answered(
     Raises:
         NoPlanFits: if none keeps within the limit.
     """
+    limit = question.limit
     found = _first_answers(candidates, limit, clock, progress=progress)
     clock.lap("relaxation")
-    if limit == question.limit and _refines(question):
+    if _refines(question):
         progress("three mesh axes", 0.0)
         refined = refine(question, found, out_of_time=clock.is_over)
         found += [] if refined is None else [refined]
         clock.lap("refinement")
     # A limit that these do not meet is for the solver, whatever the level.
-    if level != "O1" or all(c.rank(limit)[0] > 0 for c in found):
+    if question.options.level != "O1" or all(c.rank(limit)[0] > 0 for c in found):
         found = _prove(found, limit, clock, progress=progress)
         clock.lap("solver")
     chosen = min(found, key=lambda c: c.rank(limit))
