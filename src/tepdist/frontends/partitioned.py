@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import Jaxpr
 from jax.sharding import NamedSharding, PartitionSpec
 
 PRIMITIVE = "custom_partitioning"
@@ -32,10 +32,10 @@ def calls_partitioned(jaxpr: Jaxpr) -> bool:
 
 def _inside(params: Iterable[Any]) -> Iterator[Jaxpr]:
     for value in params:
-        if isinstance(value, ClosedJaxpr):
-            yield value.jaxpr
-        elif isinstance(value, Jaxpr):
-            yield value
+        # A closed one holds its jaxpr; jax 0.12 no longer exports its class.
+        inner = getattr(value, "jaxpr", value)
+        if isinstance(inner, Jaxpr):
+            yield inner
         elif isinstance(value, (tuple, list)):
             yield from _inside(value)
 
