@@ -30,8 +30,8 @@ import numpy as np
 from machine import load_text, machine_lines
 from numpy.typing import NDArray
 
+from tepdist.cli.inputs import first_arguments
 from tepdist.cli.programs import LoadedProgram, load_program
-from tepdist.cli.run import first_arguments
 from tepdist.cluster.model import Cluster
 from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan

@@ -10,6 +10,8 @@ from tepdist.compiler import compile_plan
 from tepdist.frontends.jax import trace
 from tepdist.plans.types import Options, Plan
 from tepdist.program.roles import Role
+from tepdist.report.groups import whole_state
+from tepdist.report.terminal import as_text, plan_screen
 from tepdist.sharding import Mesh
 from tepdist.zoo import build
 
@@ -50,6 +52,23 @@ def state_bytes(plan: Plan, *, optimizer: bool) -> tuple[int, int]:
         whole += value.bytes_
         local += value.bytes_ // stage.values[index].num_shards(stage.mesh)
     return local, whole
+
+
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_what_no_axis_can_shard_is_said_to_lie_whole(zero) -> None:
+    built = build("mlp:layers=2,width=12,batch=64")
+    traced = trace(built.train_step, (built.state, built.batch), {})
+    plan = planned((traced.read(), traced.roles), zero)
+    layers = 2 * (12 * 12 + 12) * 4
+    said = sum(group.bytes_per_device for group in whole_state(plan))
+    assert said == layers * (3 if zero == 3 else 2)
+    assert f"zero={zero} leaves" in as_text(plan_screen(plan))
+
+
+def test_where_all_state_is_sharded_none_is_said_to_lie_whole(model) -> None:
+    plan = planned(model, 3)
+    assert not whole_state(plan)
+    assert "leaves" not in as_text(plan_screen(plan))
 
 
 def gradients(plan: Plan) -> Counter:

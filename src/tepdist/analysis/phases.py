@@ -45,6 +45,16 @@ def find_phases(program: Program, roles: Roles) -> tuple[Phase, ...]:
     )
 
 
+def read_before_update(program: Program, phases: Sequence[Phase]) -> frozenset[int]:
+    """Values that an op of the forward or the backward pass reads."""
+    return frozenset(
+        value
+        for op in program.ops
+        if phases[op.index] is not Phase.UPDATE
+        for value in op.operands
+    )
+
+
 def _losses(program: Program, roles: Roles) -> list[int]:
     pairs = list(zip(program.results, roles.results, strict=True))
     losses = [value for value, role in pairs if role.is_loss]

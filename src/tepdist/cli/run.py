@@ -1,52 +1,59 @@
-"""`tepdist run`: plans a program and steps it with made-up inputs."""
+"""`tepdist run`: plans a program and steps it with given or made-up inputs."""
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import click
 import jax
-import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 
+from tepdist.cli.inputs import Array, first_arguments, read_inputs
 from tepdist.cli.options import planning_options
-from tepdist.cli.programs import LoadedProgram, load_program
+from tepdist.cli.programs import load_program
 from tepdist.cli.progress import shown_progress
 from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
 from tepdist.errors import StepFailed
-from tepdist.lowering.dtypes import is_wide, struct_of
+from tepdist.lowering.dtypes import is_wide
 from tepdist.plans.types import Options
-from tepdist.program.graph import Value
 from tepdist.program.module import short
 from tepdist.report.terminal import plan_screen
 from tepdist.report.units import counted, seconds_text
 from tepdist.runtime.devices import devices_for
 from tepdist.runtime.local import Executable
 
-Array = jax.Array | npt.NDArray[Any]
-
-SEED = 0
-MADE_UP_STD = 0.02
-
 
 @click.command()
 @click.argument("program")
 @click.option("--cluster", required=True, help="The devices at hand, e.g. cpu:8.")
 @click.option("--steps", type=click.IntRange(1), default=10, show_default=True)
+@click.option(
+    "--inputs",
+    type=click.Path(path_type=Path),
+    help="An .npz file of arrays by argument name; others are made up.",
+)
 @planning_options
-def run(*, program: str, cluster: str, steps: int, options: Options) -> None:
+def run(
+    *,
+    program: str,
+    cluster: str,
+    steps: int,
+    inputs: Path | None,
+    options: Options,
+) -> None:
     """Plan PROGRAM and run it on the devices at hand.
 
-    A built-in program gets its own initial state and made-up batches; a file gets
-    small random floats and zero integers, always the same.
+    Arguments that no file gives are made up, always alike. A built-in program gets
+    its own initial state and a batch of its own; the program of a file small random
+    floats, zeros for integers and for state that only the update reads.
     """
     target = parse_cluster(cluster)
     devices = devices_for(target)
     with shown_progress("planning", quiet=False) as report:
         loaded = load_program(program, target)
+        given = read_inputs(inputs, loaded) if inputs else {}
         plan = compile_plan(
             loaded.program, loaded.roles, target, options=options, progress=report
         )
@@ -56,7 +63,7 @@ def run(*, program: str, cluster: str, steps: int, options: Options) -> None:
         executable = Executable(plan, devices)
     Console().print(plan_screen(plan))
     click.echo()
-    times = step_all(executable, first_arguments(loaded), steps=steps)
+    times = step_all(executable, first_arguments(loaded, given), steps=steps)
     later = times[1:] or times
     click.echo(
         f"\n{counted(steps, 'step')}, "
@@ -107,21 +114,3 @@ def step_all(
             elif role.donated:
                 arguments[index] = executable.put(index, host[index])
     return times
-
-
-def first_arguments(loaded: LoadedProgram) -> list[Array]:
-    """Host arrays for the first step, in the program's order."""
-    built_in = loaded.built_in
-    if built_in is not None:
-        state = jax.jit(built_in.init)(jax.random.key(SEED))
-        return list(jax.tree.leaves((state, built_in.make_batch(SEED))))
-    generator = np.random.default_rng(SEED)
-    program = loaded.program
-    return [_made_up(generator, program.values[i]) for i in program.arguments]
-
-
-def _made_up(generator: np.random.Generator, value: Value) -> Array:
-    dtype = struct_of(value).dtype
-    if not jnp.issubdtype(dtype, jnp.inexact):
-        return np.zeros(value.shape, dtype)
-    return generator.normal(0.0, MADE_UP_STD, value.shape).astype(dtype)

@@ -146,9 +146,13 @@ def parse_size(text: str) -> int:
     """
     match = _SIZE.fullmatch(text.strip())
     unit = UNITS.get(match[2].lower()) if match else None
-    if match is None or unit is None or float(match[1]) <= 0:
+    if match is None or unit is None:
         raise OptionsError(
             f"size {text!r} is not readable", hint="write bytes, or e.g. 40GiB"
+        )
+    if float(match[1]) <= 0:
+        raise OptionsError(
+            f"size {text!r} holds nothing", hint="write bytes, or e.g. 40GiB"
         )
     return int(float(match[1]) * unit)
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tepdist.analysis.phases import find_phases, read_before_update
 from tepdist.plans.json import bytes_per_device
 from tepdist.plans.types import Plan
 from tepdist.program.roles import Role
@@ -52,16 +53,42 @@ def argument_groups(plan: Plan) -> tuple[ArgumentGroup, ...]:
     Arguments are one group if they are placed alike and the last part of their name
     is the same: a parameter and its moments, in every layer.
     """
+    return _grouped(plan, range(len(plan.roles.arguments)))
+
+
+def whole_state(plan: Plan) -> tuple[ArgumentGroup, ...]:
+    """State that the stage of ZeRO asks to be sharded and that lies whole.
+
+    Below stage 3 that is what only the optimizer reads. Scalars are not counted.
+    """
+    stage, program = plan.stages[0], plan.program
+    if not plan.options.zero or stage.mesh.num_devices == 1:
+        return ()
+    phases = find_phases(program, plan.roles)
+    kept = read_before_update(program, phases) if plan.options.zero < 3 else ()
+    return _grouped(
+        plan,
+        [
+            position
+            for position, index in enumerate(program.arguments)
+            if plan.roles.arguments[position].role is Role.STATE
+            and program.values[index].shape
+            and not stage.values[index].axes
+            and index not in kept
+        ],
+    )
+
+
+def _grouped(plan: Plan, positions: Iterable[int]) -> tuple[ArgumentGroup, ...]:
     stage, program = plan.stages[0], plan.program
     members: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    for position, (role, index) in enumerate(
-        zip(plan.roles.arguments, program.arguments, strict=True)
-    ):
+    for position in positions:
+        role, index = plan.roles.arguments[position], program.arguments[position]
         value = program.values[index]
         last = role.name.rpartition("/")[2]
         placed = (value.shape, value.dtype, stage.values[index])
         members[role.role, name_pattern(last), *placed].append(position)
-    groups = (_group(plan, positions) for positions in members.values())
+    groups = (_group(plan, alike) for alike in members.values())
     return tuple(sorted(groups, key=lambda group: -group.bytes_per_device))
 
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from tepdist.plans.diff import Traffic, traffic
 from tepdist.plans.types import Plan, Stage
-from tepdist.report.groups import ArgumentGroup, argument_groups
+from tepdist.report.groups import ArgumentGroup, argument_groups, whole_state
 from tepdist.report.units import (
     bytes_text,
     count_text,
@@ -136,11 +136,10 @@ def _memory_text(plan: Plan) -> str:
         f"{bytes_text(memory.peak)} of {bytes_text(limit)} per device "
         f"({percent_text(memory.peak / limit)})" + (f": {parts}" if parts else "")
     )
+    if memory.allocated:
+        text += f"; the compiler allocates {bytes_text(memory.allocated)}"
     if memory.allocated > limit:
-        text += (
-            f"; the compiler may allocate {bytes_text(memory.allocated)}, more than "
-            "the limit"
-        )
+        text += ", more than the limit"
     return text
 
 
@@ -210,7 +209,21 @@ def _notes(plan: Plan) -> list[RenderableType]:
     names = dict.fromkeys(
         name for stage in plan.stages for name in stage.replicated_ops
     )
-    if not names:
-        return []
-    shown = ", ".join(list(names)[:8]) + (", ..." if len(names) > 8 else "")
-    return [Text(f"\ncomputed whole on every device, for no rule is known: {shown}")]
+    notes: list[RenderableType] = []
+    if names:
+        shown = ", ".join(list(names)[:8]) + (", ..." if len(names) > 8 else "")
+        notes.append(
+            Text(f"\ncomputed whole on every device, for no rule is known: {shown}")
+        )
+    whole = whole_state(plan)
+    if whole:
+        total = bytes_text(sum(group.bytes_per_device for group in whole))
+        shown = ", ".join(_group_name(group) for group in whole[:4])
+        notes.append(
+            Text(
+                f"\nzero={plan.options.zero} leaves {total} of state whole, where no "
+                "extent divides or no gradient is summed: "
+                f"{shown}{', ...' if len(whole) > 4 else ''}"
+            )
+        )
+    return notes

@@ -16,8 +16,8 @@ def matched_values(program: Program, constraints: Wanted) -> dict[int, str]:
     """For each value that some pattern names, the last such pattern.
 
     Raises:
-        OptionsError: for a pattern that names nothing, or a value that has no
-            sharding of its own.
+        OptionsError: for a pattern that names nothing, or only values that have no
+            sharding of their own.
     """
     matched: dict[int, str] = {}
     for pattern in constraints:
@@ -27,14 +27,14 @@ def matched_values(program: Program, constraints: Wanted) -> dict[int, str]:
                 f"constraint {pattern!r} matches no argument or value",
                 hint=_nearest(program, pattern),
             )
-        for value in found:
-            if is_generated(program, value.index):
-                raise OptionsError(
-                    f"constraint {pattern!r}: {value.name} is made anew wherever it is "
-                    "used and has no sharding of its own",
-                    hint="constrain a value that is made from it",
-                )
-            matched[value.index] = pattern
+        placed = [v.index for v in found if not is_generated(program, v.index)]
+        if not placed:
+            raise OptionsError(
+                f"constraint {pattern!r}: {found[0].name} is made anew wherever it is "
+                "used and has no sharding of its own",
+                hint="constrain a value that is made from it",
+            )
+        matched.update(dict.fromkeys(placed, pattern))
     return matched
 
 
@@ -46,6 +46,7 @@ def wanted_shardings(
     Raises:
         OptionsError: if a constraint does not fit its value or the mesh.
     """
+    _refuse_unknown_axes(constraints, mesh)
     wanted = {}
     for index, pattern in matched.items():
         value = program.values[index]
@@ -59,18 +60,22 @@ def wanted_shardings(
                     hint="give at most one entry for each dim; the rest stay whole",
                 )
             sharding = Sharding(dims + ((),) * (rank - len(dims)))
-            missing = set(sharding.axes) - set(mesh.names)
-            if missing:
-                raise OptionsError(
-                    f"mesh {mesh} has no axis {sorted(missing)[0]!r}",
-                    where=where,
-                    hint="name the axes with mesh='data=2,model=4'",
-                )
             sharding.local_shape(value.shape, mesh)
         except ShardingError as error:
             raise OptionsError(error.problem, where=where, hint=error.hint) from None
         wanted[index] = sharding
     return wanted
+
+
+def _refuse_unknown_axes(constraints: Wanted, mesh: Mesh) -> None:
+    for pattern, dims in constraints.items():
+        missing = sorted({axis for axes in dims for axis in axes} - set(mesh.names))
+        if missing:
+            raise OptionsError(
+                f"mesh {mesh} has no axis {missing[0]!r}",
+                where=f"constraint {pattern!r}",
+                hint="name the axes with mesh='data=2,model=4'",
+            )
 
 
 def _nearest(program: Program, pattern: str) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tepdist.analysis.groups import Group, GroupTensor
-from tepdist.analysis.phases import Phase
+from tepdist.analysis.phases import Phase, read_before_update
 from tepdist.program.sums import SCATTER
 from tepdist.program.updates import way_back
 from tepdist.search.shared import Array
@@ -186,12 +186,7 @@ def _gradients(structure: Structure) -> Iterator[_Gradient]:
         for group, described in enumerate(structure.groups)
         for tensor in described.outputs
     }
-    read = {
-        value
-        for op in program.ops
-        if structure.phases[op.index] is not Phase.UPDATE
-        for value in op.operands
-    }
+    read = read_before_update(program, structure.phases)
     for argument, result in structure.next_values.items():
         if argument not in views:
             continue
