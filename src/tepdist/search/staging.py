@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from tepdist.analysis.bodies import body_collectives
 from tepdist.analysis.liveness import expensive_kinds
-from tepdist.analysis.nodes import run_counts
+from tepdist.analysis.nodes import Node, run_counts
 from tepdist.analysis.phases import Phase
 from tepdist.cost.combining import combine
 from tepdist.cost.footprint import ALLOCATORS, footprint_bytes
@@ -187,7 +187,9 @@ def _reshardings(
         seen.add(key)
         value = program.values[written.value]
         trips = link_trips(structure.nodes, structure.groups, link)
-        op = node.op if node.op is not None else producer.op
+        op = _op_of(node, program)
+        if op is None:
+            op = _op_of(producer, program)
         for step in resharding_steps(
             source, target, value.shape, itemsize=DTYPE_BYTES[value.dtype], mesh=mesh
         ):
@@ -201,6 +203,13 @@ def _reshardings(
                 value=value.name,
                 op=-1 if op is None else op,
             )
+
+
+def _op_of(node: Node, program: Program) -> int | None:
+    """The op of a node, of a slot the loop or branch it belongs to."""
+    if node.op is not None:
+        return node.op
+    return program.values[node.outputs[0].value].producer
 
 
 def _partial(
