@@ -94,7 +94,7 @@ def _check_options(options: Options) -> None:
             raise OptionsError(
                 f"{name}={wanted!r} cannot be forced", hint=f"leave {name} out"
             )
-    if options.zero not in (None, *ZERO_STAGES):
+    if isinstance(options.zero, bool) or options.zero not in (None, *ZERO_STAGES):
         raise OptionsError(
             f"zero={options.zero} is no stage of ZeRO",
             hint="choose 0, 1, 2 or 3, or leave it to the search",

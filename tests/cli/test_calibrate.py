@@ -26,7 +26,7 @@ def test_what_calibrate_writes_is_a_cluster_to_plan_for(
     assert (cluster.num_devices, cluster.device.platform) == (2, "cpu")
     assert {each.kind for each in level.measured} == set(COLLECTIVE_KINDS)
     assert cluster.device.flops_per_s["f32"] > 1e8
-    assert cluster.combines_bytes > 0
+    assert cluster.combines_bytes >= 0
     program = "zoo:mlp:layers=2,width=16,batch=8"
     assert run(["plan", program, "--cluster", str(file)]) == 0
     assert "lab" in capsys.readouterr().out

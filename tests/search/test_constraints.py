@@ -77,6 +77,18 @@ def test_the_last_pattern_that_matches_rules(plan_with):
     assert plan.argument_shardings()["w2"].dims == WHOLE
 
 
+def test_a_pattern_that_names_arguments_means_those_alone(plan_with):
+    plan = plan_with({"*": ROWS})
+    assert {s.dims for s in plan.argument_shardings().values()} == {ROWS}
+    assert any(s.dims != ROWS for s in plan.stages[0].values)
+
+
+def test_a_pattern_that_names_nothing_is_answered_with_the_arguments(plan_with):
+    with pytest.raises(OptionsError) as refusal:
+        plan_with({"nothing/like/this": WHOLE})
+    assert refusal.value.hint == "the arguments: w1, w2, x"
+
+
 def test_a_constraint_never_makes_a_plan_cheaper(plan_with):
     free = plan_with({})
     for wanted in ({"w1": COLUMNS}, {"w1": WHOLE}, {"x": ROWS}):

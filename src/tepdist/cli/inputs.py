@@ -54,7 +54,7 @@ def read_inputs(path: Path, loaded: LoadedProgram) -> dict[str, Array]:
             arrays = {name: file[name] for name in file.files}
     except _UNREADABLE as error:
         raise OptionsError(
-            f"no arrays can be read from {path}: {error}",
+            f"no arrays can be read from {path}",
             where="--inputs",
             hint="write it with numpy.savez(FILE, **{argument name: array})",
         ) from error

@@ -29,6 +29,7 @@ from tepdist.runtime.devices import preset_of
 from tepdist.runtime.timing import (
     BODIES,
     COLUMNS,
+    added_member_s,
     combines,
     time_collective,
     time_kernel,
@@ -46,6 +47,8 @@ EDGES = tuple(2**exponent for exponent in range(5, 15))
 FLAT = (1 / 32, 1 / 4)
 ROWS = tuple(2**exponent for exponent in range(3, 19, 3))
 COMBINED_BYTES = tuple(2**exponent for exponent in range(10, 32))
+# Combining saves where an added member takes less than this share of one alone.
+MOST_ADDED = 0.5
 # Share of the time after which kernels, then collectives, grow no more.
 KERNELS_SHARE, COLLECTIVES_SHARE, FIRST_PASS_SHARE = 0.07, 0.28, 0.4
 PASSES = 3
@@ -189,11 +192,18 @@ class Calibration:
                 return
 
     def _combines_bytes(self) -> int:
-        if len(self._devices) == 1:
+        """What is combined, if that saves anything: XLA:CPU waits for each member."""
+        devices = self._devices
+        if len(devices) == 1:
             return 0
         self._say("what is combined")
-        together = itertools.takewhile(partial(combines, self._devices), COMBINED_BYTES)
-        return max(together, default=0)
+        together = itertools.takewhile(partial(combines, devices), COMBINED_BYTES)
+        most = max(together, default=0)
+        if not most:
+            return 0
+        alone = time_collective(devices, "all_reduce", size=len(devices), rows=ROWS[0])
+        added_s = added_member_s(devices, rows=ROWS[0])
+        return most if added_s < MOST_ADDED * alone.seconds else 0
 
     def _is_long(self, seconds: float, bytes_: float) -> bool:
         """Whether nothing larger needs to be timed."""

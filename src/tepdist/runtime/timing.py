@@ -163,6 +163,34 @@ def combines(devices: Devices, bytes_: int) -> bool:
     return len(compiled_collectives(text)) == 1
 
 
+def added_member_s(devices: Devices, rows: int) -> float:
+    """Time of one more of several all-reduces that the compiler makes one of [s].
+
+    Args:
+        devices: All of one group.
+        rows: Of f32 in the operand of each device, `COLUMNS` each.
+    """
+
+    def make(count: int) -> Run:
+        shapes = [*[(rows, COLUMNS)] * count, ()]
+        held = [_placed(devices, shape, "float32") for shape in shapes]
+        return _runner(_together(devices, rows, count), held)
+
+    return marginal_s(make)
+
+
+@cache
+def _together(devices: Devices, rows: int, count: int) -> jax.stages.Compiled:
+    def sums(*arrays: jax.Array) -> jax.Array:
+        *operands, own = arrays
+        found = [_all_reduce(array, own, len(devices)) for array in operands]
+        return jnp.concatenate(found)
+
+    shapes = [*[(rows, COLUMNS)] * count, ()]
+    held = [_struct(devices, shape, "float32") for shape in shapes]
+    return _on_each(_mesh(devices, len(devices)), sums).lower(*held).compile()
+
+
 def _all_reduce(array: jax.Array, own: jax.Array, size: int) -> jax.Array:
     total: jax.Array = lax.psum(array * own, MEMBERS)
     return total

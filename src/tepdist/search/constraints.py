@@ -15,6 +15,8 @@ Wanted = Mapping[str, tuple[tuple[str, ...], ...]]
 def matched_values(program: Program, constraints: Wanted) -> dict[int, str]:
     """For each value that some pattern names, the last such pattern.
 
+    A pattern that names arguments means those alone.
+
     Raises:
         OptionsError: for a pattern that names nothing, or only values that have no
             sharding of their own.
@@ -27,6 +29,8 @@ def matched_values(program: Program, constraints: Wanted) -> dict[int, str]:
                 f"constraint {pattern!r} matches no argument or value",
                 hint=_nearest(program, pattern),
             )
+        arguments = [v for v in found if v.producer is None]
+        found = arguments or found
         placed = [v.index for v in found if not is_generated(program, v.index)]
         if not placed:
             raise OptionsError(
@@ -83,4 +87,5 @@ def _nearest(program: Program, pattern: str) -> str:
     close = difflib.get_close_matches(pattern, names, n=1, cutoff=0.3)
     if close:
         return f"the nearest argument is {close[0]!r}"
-    return "argument names are listed by 'tepdist plan --json'"
+    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    return f"the arguments: {shown}" if names else "the program has no arguments"
