@@ -173,6 +173,13 @@ KNOWN = {
         P(None, None, None, "x"),
         131080,
     ),
+    "conv-rows": Known(
+        conv_net(batch=1, size=64, channels=8),
+        "4",
+        named({}),
+        P(None, "x"),
+        35656,
+    ),
     "experts": Known(
         expert_layer(batch=16, seq=16, hidden=32, experts=8, inner=256),
         "4",

@@ -80,6 +80,10 @@ def _convolve(strides=(1, 1), padding="SAME", groups=1, **dilations):
     )
 
 
+def _slopes(fn):
+    return jax.grad(lambda x, k: jnp.sum(fn(x, k) ** 2), argnums=(0, 1))
+
+
 def _index(x):
     """Integers below 8 out of floats."""
     return jnp.abs(x * 3).astype(jnp.int32) % 8
@@ -207,10 +211,31 @@ OPS: Mapping[str, OneOp] = MappingProxyType(
         "convolution-1x1": _case(_convolve(), IMAGE, (1, 1, 8, 16)),
         "convolution-depthwise": _case(_convolve(groups=8), IMAGE, (3, 3, 1, 8)),
         "convolution-grouped": _case(_convolve(groups=2), IMAGE, (3, 3, 4, 16)),
-        "convolution-slopes": _case(
-            jax.grad(lambda x, k: jnp.sum(_convolve()(x, k) ** 2), argnums=(0, 1)),
+        "convolution-slopes": _case(_slopes(_convolve()), IMAGE, (3, 3, 8, 16)),
+        "convolution-strided-slopes": _case(
+            _slopes(_convolve((2, 2))), IMAGE, (3, 3, 8, 16)
+        ),
+        "convolution-dilated-slopes": _case(
+            _slopes(_convolve(rhs_dilation=(2, 1))), (8, 16, 16, 8), (3, 3, 8, 16)
+        ),
+        "convolution-wide": _case(_convolve(), (8, 16, 16, 8), (7, 5, 8, 16)),
+        "convolution-wide-slopes": _case(
+            _slopes(_convolve((2, 1))), (8, 16, 16, 8), (7, 5, 8, 16)
+        ),
+        "convolution-even": _case(_convolve((2, 2)), IMAGE, (4, 2, 8, 16)),
+        "convolution-transposed": _case(
+            _convolve(padding=((1, 2), (2, 1)), lhs_dilation=(2, 2)),
             IMAGE,
             (3, 3, 8, 16),
+        ),
+        "convolution-valid": _case(_convolve(padding="VALID"), IMAGE, (3, 3, 8, 16)),
+        "max-pool-overlapping": _case(
+            _window(lax.max, -jnp.inf, (1, 3, 3, 1), (1, 2, 2, 1), "SAME"), IMAGE
+        ),
+        "min-pool-integers": _case(
+            _window(lax.min, 100, (1, 3, 1, 1), (1, 1, 1, 1), "SAME"),
+            IMAGE,
+            dtype=np.int32,
         ),
         # Indexing.
         "gather-rows": _case(lambda x, i: x[_index(i)], (8, 16), (16,)),

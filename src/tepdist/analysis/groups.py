@@ -331,13 +331,13 @@ class _Grower:
 def _viewed(
     tensor: Tensor, member: Member, position: int, *, reduced: bool
 ) -> GroupTensor:
-    dims = _view(tensor.dims, member.factors)
+    dims = view_dims(tensor.dims, member.factors)
     return GroupTensor(tensor.value, dims, reduced, position)
 
 
 # Layers are alike: a 96-layer GPT comes here 130,000 times with 1,000 arguments.
 @lru_cache(maxsize=2**16)
-def _view(dims: Dims, factors: tuple[int | None, ...]) -> Dims:
+def view_dims(dims: Dims, factors: tuple[int | None, ...]) -> Dims:
     """Dims of a node's factors as dims of its group's; those of size 1 left out."""
     return tuple(
         tuple(cut for own in dim if (cut := factors[own]) is not None) for dim in dims

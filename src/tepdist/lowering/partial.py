@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
 
+from tepdist.lowering.halos import cut_padding, has_halos, with_halos
 from tepdist.lowering.indices import indices_within_shard, shard_number
 from tepdist.lowering.placed import Placed, local_type
 from tepdist.lowering.reducing import ADD, reduce_partial
@@ -17,7 +18,9 @@ from tepdist.program.sums import (
     TRANSPOSE,
     splat,
 )
+from tepdist.program.windows import CONVOLUTION
 
+GROUPS = "feature_group_count"
 # What combines to nothing new with each part of a scatter's operand but the first;
 # the rest (minimum, maximum, ..) may combine with the operand again and again.
 _NEUTRAL = {ADD: 0, "stablehlo.multiply": 1}
@@ -48,16 +51,38 @@ def partial_sum(
 def partial_op(
     operation: ir.Operation, arguments: Sequence[AnyValue], placed: Placed
 ) -> list[AnyValue]:
-    """A product, convolution, reduction or scatter on one device's shards, reduced."""
+    """A product, convolution, reduction or scatter on one device's shards, reduced.
+
+    Or what a window slides over.
+    """
     combine = single_op(operation) or ADD
     operands = list(arguments)
     if operation.name == SCATTER:
         operands[0] = _first_alone(operands[0], placed, combine)
         operands[1] = indices_within_shard(operation, operands, placed)
+    is_cut = has_halos(placed)
+    if is_cut:
+        operands[0] = with_halos(operation, operands, placed)
     inner = clone_on(operation, operands)
+    if is_cut:
+        inner.attributes["padding"] = cut_padding(operation, placed)
+    if operation.name == CONVOLUTION:
+        inner.attributes[GROUPS] = _local_groups(operation, placed)
     (result,) = inner.results
     result.set_type(local_type(result.type, placed.partial(), placed.mesh))
     return [reduce_partial(result, placed, combine)]
+
+
+def _local_groups(convolution: ir.Operation, placed: Placed) -> ir.Attribute:
+    """How many groups of features a device has: those of its own channels."""
+    whole = ir.IntegerAttr(convolution.attributes[GROUPS])
+    numbers = stablehlo.ConvDimensionNumbers(
+        convolution.attributes["dimension_numbers"]
+    )
+    axes = placed.operands[0].dims[numbers.input_feature_dimension]
+    parts = placed.mesh.size_of(axes) if whole.value > 1 else 1
+    groups: ir.Attribute = ir.IntegerAttr.get(whole.type, whole.value // parts)
+    return groups
 
 
 def clone_on(op: ir.Operation, operands: Sequence[AnyValue]) -> ir.Operation:

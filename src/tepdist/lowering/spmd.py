@@ -14,6 +14,7 @@ from jaxlib.mlir.dialects import sdy
 from tepdist.analysis.nodes import is_generated, source_sharding
 from tepdist.cost.axis_parts import AxisPart, PartSharding
 from tepdist.cost.resharding import resharding_path
+from tepdist.lowering.halos import has_halos
 from tepdist.lowering.per_device import run_per_device
 from tepdist.lowering.placed import Placed
 from tepdist.lowering.slices import clamp_starts, hide_slices
@@ -144,7 +145,7 @@ class _Annotator:
             self._stage.operands[index],
             tuple(self._stage.values[value] for value in op.results),
         )
-        if not (op.rule.per_device or _is_scattered(op, placed)):
+        if not (op.rule.per_device or _is_scattered(op, placed) or has_halos(placed)):
             return operation
         return run_per_device(
             operation,

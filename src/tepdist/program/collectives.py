@@ -30,6 +30,26 @@ def device_groups(axes: Sequence[str], mesh: Mesh) -> ir.Attribute:
     return groups
 
 
+def neighbour_pairs(axes: Sequence[str], mesh: Mesh, distance: int) -> ir.Attribute:
+    """From each device to the one so many places on along some axes, if there is one.
+
+    Args:
+        axes: Major first.
+        mesh: Whose.
+        distance: Places; below 0 back.
+    """
+    at = [mesh.names.index(axis) for axis in axes]
+    ids = np.arange(mesh.num_devices, dtype=np.int64).reshape(mesh.shape)
+    rows = np.moveaxis(ids, at, range(-len(at), 0)).reshape(-1, mesh.size_of(axes))
+    size = rows.shape[1] - abs(distance)
+    pairs = np.stack(
+        [rows[:, max(-distance, 0) :][:, :size], rows[:, max(distance, 0) :][:, :size]],
+        axis=-1,
+    ).reshape(-1, 2)
+    made: ir.Attribute = ir.DenseElementsAttr.get(np.ascontiguousarray(pairs).data)
+    return made
+
+
 def settle_collective(op: ir.Operation, meshes: Mapping[str, Mesh]) -> None:
     """Writes a collective's groups as numbers, and its channel as JAX does.
 

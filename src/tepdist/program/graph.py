@@ -75,6 +75,23 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
+class Halo:
+    """Rows at the edges of its neighbours' pieces that a device needs of an operand.
+
+    Attributes:
+        dim: Of the op's first operand.
+        factor: That cuts the dim.
+        low: Rows before its own.
+        high: Rows after its own.
+    """
+
+    dim: int
+    factor: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """How an op's tensors share factors: Shardy's sharding rule as data.
 
@@ -93,6 +110,7 @@ class Rule:
             because XLA would gather its operands.
         pinned: Mesh axes that the program has placed itself, each with the factor that
             it must cut; None for none.
+        halos: What devices exchange where a window's factor is cut.
     """
 
     sizes: tuple[int, ...]
@@ -102,6 +120,7 @@ class Rule:
     blocked: frozenset[int] = frozenset()
     per_device: bool = False
     pinned: tuple[tuple[str, int | None], ...] = ()
+    halos: tuple[Halo, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

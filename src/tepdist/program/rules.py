@@ -8,12 +8,19 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from jaxlib.mlir import ir
-from jaxlib.mlir.dialects import sdy, stablehlo
+from jaxlib.mlir.dialects import sdy
 
 from tepdist.program.graph import CUSTOM_CALL, Rule
 from tepdist.program.signature import single_op
 from tepdist.program.sums import KIND as SUM
 from tepdist.program.sums import is_sum, sum_rule
+from tepdist.program.windows import (
+    CONVOLUTION,
+    REDUCE_WINDOW,
+    SELECT_AND_SCATTER,
+    pooling_gradient_rule,
+    window_rule,
+)
 
 RULE_ATTRIBUTE = "sdy.sharding_rule"
 ALL_REDUCED = frozenset(
@@ -35,7 +42,7 @@ PER_DEVICE = frozenset(
 # Each device makes its partial results, which a plan may have scattered.
 SCATTERING = frozenset(
     {
-        "stablehlo.convolution",
+        CONVOLUTION,
         "stablehlo.dot_general",
         "stablehlo.reduce",
         "stablehlo.scatter",
@@ -48,9 +55,9 @@ COMBINING = frozenset(
         "stablehlo.all_reduce",
         "stablehlo.reduce",
         "stablehlo.reduce_scatter",
-        "stablehlo.reduce_window",
+        REDUCE_WINDOW,
         "stablehlo.scatter",
-        "stablehlo.select_and_scatter",
+        SELECT_AND_SCATTER,
     }
 )
 
@@ -76,12 +83,16 @@ def stated_rule(op: ir.Operation, shapes: Shapes) -> Rule | None:
     rule = block_uneven(shardy_rule(op.attributes[RULE_ATTRIBUTE]), shapes)
     if is_per_device(op):
         return keep_batch(rule)
-    if op.name == "stablehlo.convolution":
-        return block_windows(rule, op)
+    if op.name == CONVOLUTION:
+        return window_rule(rule, op)
     if op.name == "stablehlo.dynamic_update_slice":
         return block_updates(rule)
     if op.name in COMBINING:
-        return block_combining(rule, op)
+        rule = block_combining(rule, op)
+    if op.name == REDUCE_WINDOW and len(op.results) == 1:
+        return window_rule(rule, op)
+    if op.name == SELECT_AND_SCATTER:
+        return pooling_gradient_rule(rule, op)
     return rule
 
 
@@ -137,32 +148,6 @@ def block_uneven(rule: Rule, shapes: Shapes) -> Rule:
 
 def _factors(tensors: Sequence[tuple[tuple[int, ...], ...]]) -> set[int]:
     return {factor for tensor in tensors for factors in tensor for factor in factors}
-
-
-def block_windows(rule: Rule, op: ir.Operation) -> Rule:
-    """The rule of a convolution, as far as XLA's partitioner follows it well.
-
-    Along a window it exchanges halos, which nothing prices. It gathers the operands of
-    one with feature groups, unless each channel is one; and one with batch groups (the
-    gradient of such a kernel) comes out wrong, summed over devices of mesh axes that
-    it is not sharded over (jaxlib 0.10.2 and 0.12.0.1, 2026-11).
-    """
-    kernel = ir.RankedTensorType(op.operands[1].type).shape
-    dims = stablehlo.ConvDimensionNumbers(op.attributes["dimension_numbers"])
-    feature_groups = ir.IntegerAttr(op.attributes["feature_group_count"]).value
-    batch_groups = ir.IntegerAttr(op.attributes["batch_group_count"]).value
-    is_grouped = feature_groups > 1 and kernel[dims.kernel_input_feature_dimension] > 1
-    if batch_groups > 1 or is_grouped:
-        return replace(rule, blocked=frozenset(range(len(rule.sizes))))
-    blocked = {
-        factor
-        for dim, window in zip(
-            dims.input_spatial_dimensions, dims.kernel_spatial_dimensions, strict=True
-        )
-        if kernel[window] > 1
-        for factor in rule.operands[0][dim] + rule.operands[1][window]
-    }
-    return replace(rule, blocked=rule.blocked | blocked)
 
 
 def block_combining(rule: Rule, op: ir.Operation) -> Rule:

@@ -19,6 +19,7 @@ from tepdist.cost.combining import last_reductions
 from tepdist.cost.compute import kernel_s, memory_s, product_s
 from tepdist.cost.pricing import Pricing
 from tepdist.program.rules import SCATTERING
+from tepdist.search.halos import halo_costs
 from tepdist.search.network import CostSums, Network
 from tepdist.search.reads import Reads
 from tepdist.search.shared import Array
@@ -98,8 +99,10 @@ class Builder:
             costs + self._reduction_costs(variable, spaces[variable]) * counts[variable]
             for variable, costs in enumerate(compute)
         ]
-        reads = Reads(structure, self._pricing, spaces)
-        network = reads.network(unary)
+        own, shared = halo_costs(structure, self._pricing, spaces)
+        for variable, exchanged in own:
+            unary[variable] = unary[variable] + exchanged
+        network = Reads(structure, self._pricing, spaces).network(unary, shared)
         if self._zero is not None:
             costs = CostSums(network.unary, network.binary)
             for i, j, table in zero_costs(structure, spaces, self._zero):

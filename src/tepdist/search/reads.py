@@ -50,17 +50,18 @@ class Reads:
         # Layers are alike, and so is what is read in them.
         self._known: dict[object, _Paid] = {}
 
-    def network(self, unary: Sequence[Array]) -> Network:
+    def network(self, unary: Sequence[Array], also: Sequence[Shared] = ()) -> Network:
         """The network of these unary costs and of all reads.
 
         Args:
             unary: Cost of each strategy of each variable, reads left aside [s].
+            also: What else several pay for together.
         """
         costs = CostSums(unary)
         found = [self._add(fan, costs) for fan in self._structure.fans]
         binary = {pair: table for pair, table in costs.binary.items() if table.any()}
         shared = tuple(shared for shared in found if shared is not None)
-        return unlimited(costs.unary, binary, shared)
+        return unlimited(costs.unary, binary, (*shared, *also))
 
     def _add(self, fan: Fan, costs: CostSums) -> Shared | None:
         """Adds what readers pay for themselves; what they share, if they do."""

@@ -14,6 +14,7 @@ from tepdist.cost.resharding import resharding_steps
 from tepdist.plans.types import Collective, Stage, StageMemory
 from tepdist.program.graph import DTYPE_BYTES, Op, Program
 from tepdist.search.decode import decode, strategy_of
+from tepdist.search.halos import permute_s, permutes, windowed
 from tepdist.search.memory import MemoryModel
 from tepdist.search.problem import Problem, body_collective_s, reductions
 from tepdist.search.strategies import sharding_of
@@ -46,6 +47,7 @@ def make_stage(
         (
             *_reductions(structure, problem, assignment),
             *_reshardings(structure, problem, assignment),
+            *_halos(structure, problem, assignment),
             *_stated(structure, pricing),
         ),
         pricing.collective_s,
@@ -131,6 +133,34 @@ def _reductions(
                     value=value.name,
                     op=node.op,
                 )
+
+
+def _halos(
+    structure: Structure, problem: Problem, assignment: Sequence[int]
+) -> Iterator[Collective]:
+    """What devices exchange along the windows of convolutions and the like."""
+    mesh = problem.pricing.mesh
+    seen = set()
+    for index in range(len(structure.groups)):
+        found = windowed(structure, index)
+        if found is None:
+            continue
+        strategy = strategy_of(structure, problem, assignment, group=index)
+        sharding = sharding_of(strategy, found.read, mesh)
+        for permute in permutes(found, sharding, mesh):
+            if permute in seen:
+                continue
+            seen.add(permute)
+            yield Collective(
+                phase=structure.phases[found.op.index],
+                kind="collective_permute",
+                mesh_axes=permute.axes,
+                bytes_=round(permute.bytes_),
+                count=found.trips,
+                seconds=found.trips * permute_s(permute, problem.pricing),
+                value=found.value.name,
+                op=found.op.index,
+            )
 
 
 def _stated(structure: Structure, pricing: Pricing) -> Iterator[Collective]:
