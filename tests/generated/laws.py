@@ -70,7 +70,7 @@ def random_options(case: Case, best: Plan, rng: np.random.Generator) -> Options:
 
 
 def random_constraint(case: Case, mesh: str, rng: np.random.Generator) -> Constraints:
-    """Some argument sharded over some mesh axis, where an axis divides a dim."""
+    """Some argument sharded over some mesh axis, if an axis divides a dim of any."""
     traced = trace(case.fn, case.args, {})
     options = [
         (role.name, tuple((name,) if at == dim else () for at in range(len(shape))))
@@ -83,7 +83,7 @@ def random_constraint(case: Case, mesh: str, rng: np.random.Generator) -> Constr
         for name, size in Mesh.parse(mesh).axes
         if extent % size == 0
     ]
-    return dict([options[int(rng.integers(len(options)))]])
+    return dict([options[int(rng.integers(len(options)))]]) if options else {}
 
 
 def odd_plan(plan: Plan, seed: int) -> Plan:
