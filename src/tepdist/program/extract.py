@@ -1,5 +1,6 @@
 """Reads a normalised module into the frozen graph of `Program`."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from jaxlib.mlir import ir
@@ -164,7 +165,7 @@ class _Builder:
             regions.append(Region(arguments, self.add_block(block, index)))
         return tuple(regions)
 
-    def _indices(self, values: list[AnyValue]) -> tuple[int, ...]:
+    def _indices(self, values: Iterable[AnyValue]) -> tuple[int, ...]:
         return tuple([self.indices[value] for value in values])
 
     def _rule(

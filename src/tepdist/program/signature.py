@@ -1,6 +1,7 @@
 """What makes two ops alike: kind, attributes, types and bodies, as a short hash."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from jaxlib.mlir import ir
@@ -26,7 +27,10 @@ class Signatures:
     texts: dict[ir.Attribute | ir.Type, str] = field(default_factory=dict)
 
     def of(
-        self, op: ir.Operation, operands: list[AnyValue], results: list[AnyValue]
+        self,
+        op: ir.Operation,
+        operands: Sequence[AnyValue],
+        results: Sequence[AnyValue],
     ) -> str:
         """Stable across processes and positions in the module.
 
@@ -45,8 +49,8 @@ class Signatures:
     def _key(
         self,
         op: ir.Operation,
-        operands: list[AnyValue],
-        results: list[AnyValue],
+        operands: Sequence[AnyValue],
+        results: Sequence[AnyValue],
         *,
         local: dict[AnyValue, int],
     ) -> Key:
