@@ -93,11 +93,9 @@ class Pricing:
         if key not in self._indices:
             pairs = self._steps_between(sources, targets)
             width = max((len(steps) for steps in pairs), default=0)
-            index = np.zeros((len(pairs), max(width, 1)), np.intp)
-            for at, steps in enumerate(pairs):
-                if steps:
-                    index[at, : len(steps)] = steps
-            shape = (len(sources), len(targets), max(width, 1))
+            none = (0,) * max(width, 1)
+            index = np.array([steps + none[len(steps) :] for steps in pairs], np.intp)
+            shape = (len(sources), len(targets), len(none))
             self._indices[key] = index.reshape(shape)
         return self._indices[key]
 
