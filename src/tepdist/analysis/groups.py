@@ -158,12 +158,12 @@ class _Grower:
 
     def _candidates(self, node: Node) -> list[tuple[int, GroupTensor, Tensor]]:
         """Groups that this node may join, and the tensor it joins them by."""
-        size = self._bytes(node.outputs[0].value)
+        sizes, defined = self._sizes, self._defined
+        size = sizes[node.outputs[0].value]
         large = [
-            (*self._defined[tensor.value], tensor)
+            (*defined[tensor.value], tensor)
             for tensor in node.inputs
-            if tensor.value in self._defined
-            and self._bytes(tensor.value) > SMALL * size
+            if tensor.value in defined and sizes[tensor.value] > SMALL * size
         ]
         roots = {root for root, _, _ in large}
         state = self._replaced.get(node.outputs[0].value)
@@ -173,13 +173,13 @@ class _Grower:
             if tied:
                 return tied
         if len(roots) == 1:
-            return [c for c in large if self._bytes(c[2].value) >= size]
+            return [c for c in large if sizes[c[2].value] >= size]
         return [
             (root, view, tensor)
             for root, view, tensor in large
             if self.groups[root].pointwise
             and roots - {root} <= self.groups[root].reads
-            and self._bytes(tensor.value) >= size
+            and sizes[tensor.value] >= size
         ]
 
     def _join(
@@ -235,10 +235,9 @@ class _Grower:
             )
             self._defined[tensor.value] = (group.root, view)
         for tensor in node.inputs:
-            if tensor.value in self._defined:
-                root = self._defined[tensor.value][0]
-                if root != group.root:
-                    group.reads.add(root)
+            known = self._defined.get(tensor.value)
+            if known is not None and known[0] != group.root:
+                group.reads.add(known[0])
 
     # -- joining whole groups to their only consumer, in reverse order ------------
 
@@ -247,31 +246,33 @@ class _Grower:
         group = self.groups[root]
         if not group.pointwise:
             return
-        uses = self._outside_uses(group)
-        if len({(use.root, use.value) for use in uses}) != 1:
+        use = self._only_use(group)
+        if use is None:
             return
-        use = uses[0]
         outside = {
-            tensor.value: self._bytes(tensor.value)
+            tensor.value: self._sizes[tensor.value]
             for member in group.members
             for tensor in self._nodes[member.node].inputs
             if tensor.value in self._defined
             and self._defined[tensor.value][0] not in (root, use.root)
         }
-        if sum(outside.values()) <= self._bytes(use.value):
+        if sum(outside.values()) <= self._sizes[use.value]:
             self._absorb(group, use)
 
-    def _outside_uses(self, group: _Growing) -> list["_Use"]:
-        return [
-            _Use(tensor.value, using.node, self._root_of[using.node], tensor)
-            for member in group.members
-            for output in self._nodes[member.node].outputs
-            for using, tensor in (
-                (self._member_of[node], tensor)
-                for node, tensor in self._uses.get(output.value, [])
-            )
-            if self._root_of[using.node] != group.root
-        ]
+    def _only_use(self, group: _Growing) -> "_Use | None":
+        """The first use outside a group, if all are of one value by one group."""
+        first: _Use | None = None
+        for member in group.members:
+            for output in self._nodes[member.node].outputs:
+                for node, tensor in self._uses.get(output.value, ()):
+                    root = self._root_of[node]
+                    if root == group.root:
+                        continue
+                    if first is None:
+                        first = _Use(tensor.value, node, root, tensor)
+                    elif (first.root, first.value) != (root, tensor.value):
+                        return None
+        return first
 
     def _absorb(self, group: _Growing, use: "_Use") -> None:
         """Moves a group's nodes into the group that uses them."""
@@ -299,18 +300,16 @@ class _Grower:
     def _frozen(self, group: _Growing) -> Group:
         inputs, outputs = [], []
         for position, member in enumerate(group.members):
-            node = self._nodes[member.node]
+            node, reduced = self._nodes[member.node], member.reduced
             for tensor in node.inputs:
-                read = _viewed(tensor, member, position, reduced=member.reduced)
-                root, lies = self._defined.get(tensor.value, (None, read))
-                is_own = root == group.root
-                if not is_own or (lies.dims, lies.reduced) != (read.dims, read.reduced):
-                    inputs.append(read)
-            for tensor in node.outputs:
-                view = self._defined[tensor.value][1]
-                outputs.append(
-                    GroupTensor(view.value, view.dims, view.reduced, position)
-                )
+                value, dims = tensor.value, _view(tensor.dims, member.factors)
+                known = self._defined.get(value)
+                if known is not None and known[0] == group.root:
+                    lies = known[1]
+                    if (lies.dims, lies.reduced) == (dims, reduced):
+                        continue
+                inputs.append(GroupTensor(value, dims, reduced, position))
+            outputs += [self._defined[tensor.value][1] for tensor in node.outputs]
         return Group(
             sizes=group.sizes,
             reduction=frozenset(group.reduction),
@@ -323,9 +322,6 @@ class _Grower:
                 for axis, factor in self._nodes[group.root].pinned
             ),
         )
-
-    def _bytes(self, value: int) -> int:
-        return self._sizes[value]
 
 
 def _viewed(

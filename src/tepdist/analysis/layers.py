@@ -100,28 +100,26 @@ def _classes(
         [
             (
                 _structure(program, nodes, group),
-                tuple(apart.get(tensor.value) for tensor in group.outputs),
+                tuple([apart.get(tensor.value) for tensor in group.outputs])
+                if apart
+                else None,
             )
             for group in groups
         ]
     )
-    around: list[list[tuple[int, int, int, int]]] = [[] for _ in groups]
+    # What a neighbour is to a group is one number: its port's, then its color.
+    numbers: dict[tuple[int, int, int], int] = {}
+    around: list[list[tuple[int, int]]] = [[] for _ in groups]
     for link in links:
-        around[link.target].append((0, link.input, link.output, link.source))
-        around[link.source].append((1, link.output, link.input, link.target))
+        into = numbers.setdefault((0, link.input, link.output), len(numbers))
+        out = numbers.setdefault((1, link.output, link.input), len(numbers))
+        around[link.target].append((into * len(groups), link.source))
+        around[link.source].append((out * len(groups), link.target))
     for _ in range(ROUNDS):
         colors = _interned(
             [
-                (
-                    colors[index],
-                    tuple(
-                        sorted(
-                            (side, here, there, colors[other])
-                            for side, here, there, other in around[index]
-                        )
-                    ),
-                )
-                for index in range(len(groups))
+                (color, *sorted([port + colors[other] for port, other in neighbours]))
+                for color, neighbours in zip(colors, around, strict=True)
             ]
         )
     return colors
@@ -143,8 +141,10 @@ def _structure(program: Program, nodes: Sequence[Node], group: Group) -> object:
             what = program.ops[node.op].signature
         members.append((what, node.trips, member.factors, member.reduced))
     ports = tuple(
-        (tensor.dims, tensor.reduced, tensor.member)
-        for tensor in (*group.inputs, *group.outputs)
+        [
+            (tensor.dims, tensor.reduced, tensor.member)
+            for tensor in (*group.inputs, *group.outputs)
+        ]
     )
     return (group.sizes, group.blocked, group.reduction, tuple(members), ports)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tepdist.analysis.nodes import BARRIER, is_generated
+from tepdist.analysis.nodes import BARRIER, generated_values
 from tepdist.analysis.phases import Phase
 from tepdist.cluster.model import Device
 from tepdist.program.graph import CONTROL_FLOW, Op, Program
@@ -116,24 +116,22 @@ def find_liveness(
         for value in (*op.results, *arguments):
             start[value] = position[op.index]
     fused = _fused(program, uses, pointwise, expensive=expensive)
-    for described in program.values:
-        if uses[described.index]:
-            end[described.index] = max(
-                _last_use(program, described.producer, user, last=last)
-                for user in uses[described.index]
+    is_nested = [op.parent is not None for op in program.ops]
+    for value, users in enumerate(uses):
+        if users:
+            end[value] = max(
+                _last_use(program, value, user, last=last)
+                if is_nested[user]
+                else last[user]
+                for user in users
             )
     for value in program.results:
         end[value] = num_times - 1
-    _extend_through_fusions(program, fused, end)
-    results = frozenset(program.results)
-    is_stored = np.array(
-        [
-            value.index not in fused
-            and (value.index in results or not is_generated(program, value.index))
-            for value in program.values
-        ],
-        np.bool_,
-    )
+    generated = generated_values(program)
+    _extend_through_fusions(program, fused | generated, end)
+    is_stored = np.ones(num_values, np.bool_)
+    is_stored[list(generated.difference(program.results))] = False
+    is_stored[list(fused)] = False
     is_buffer = is_stored.copy()
     _write_over(program, pointwise, fused, position=position, end=end)
     _settle_arguments(program, roles, num_times, end=end, is_buffer=is_buffer)
@@ -187,10 +185,9 @@ def _uses(program: Program) -> list[list[int]]:
     return uses
 
 
-def _last_use(
-    program: Program, producer: int | None, user: int, *, last: Sequence[int]
-) -> int:
+def _last_use(program: Program, value: int, user: int, *, last: Sequence[int]) -> int:
     """Position until which a use keeps a value: a loop reads it until its end."""
+    producer = program.values[value].producer
     inside = None if producer is None else _scope(program, program.ops[producer])
     op = program.ops[user]
     until = last[user]
@@ -216,6 +213,7 @@ def _fused(
     for op in program.ops:
         for region in op.regions:
             kept.update(region.yields)
+    fusing = {op.index for op in program.ops if op.kind in _FUSING} | pointwise
     fused = set()
     for op in program.ops:
         if op.kind == BARRIER:
@@ -225,19 +223,18 @@ def _fused(
         (value,) = op.results
         if value in kept or (len(uses[value]) > 1 and op.kind in expensive):
             continue
-        if all(
-            user in pointwise or program.ops[user].kind in _FUSING
-            for user in uses[value]
-        ):
+        if fusing.issuperset(uses[value]):
             fused.add(value)
     return fused
 
 
-def _extend_through_fusions(program: Program, fused: set[int], end: list[int]) -> None:
+def _extend_through_fusions(
+    program: Program, fused: Collection[int], end: list[int]
+) -> None:
     """What a fused or generated value is made of lives until that value's last use."""
     for op in reversed(program.ops):
         for position, value in enumerate(op.results):
-            if value not in fused and not is_generated(program, value):
+            if value not in fused:
                 continue
             made_of = op.operands
             if op.kind == BARRIER:

@@ -67,15 +67,20 @@ UNKNOWN_TRIPS = 1
 BARRIER = "stablehlo.optimization_barrier"
 SLOTTED = CONTROL_FLOW | {BARRIER}
 _SOURCES = frozenset({"stablehlo.constant", "stablehlo.iota"})
+_GENERATING = _SOURCES | {"stablehlo.broadcast_in_dim"}
 
 
 def is_generated(program: Program, value: int) -> bool:
     """Whether each use of this value makes its own."""
     producer = program.values[value].producer
-    if producer is None:
-        return False
-    kind = program.ops[producer].kind
-    return kind in _SOURCES or kind == "stablehlo.broadcast_in_dim"
+    return producer is not None and program.ops[producer].kind in _GENERATING
+
+
+def generated_values(program: Program) -> frozenset[int]:
+    """All values of which each use makes its own."""
+    return frozenset(
+        [value for op in program.ops if op.kind in _GENERATING for value in op.results]
+    )
 
 
 def source_dims(
@@ -146,26 +151,28 @@ def build_nodes(program: Program, next_values: Mapping[int, int]) -> tuple[Node,
             nodes.append(builder.of_op(op, counts[op.index]))
     replacing = set(next_values.values())
     for value in dict.fromkeys(program.results):
-        if is_generated(program, value) and value not in replacing:
+        if value in builder.generated and value not in replacing:
             nodes.append(builder.held((value,), (value,), trips=1))
     return tuple(nodes)
 
 
 class _Builder:
-    """Makes nodes; remembers what ops of one signature have in common."""
+    """Makes nodes; remembers what ops of one signature have in common.
+
+    Attributes:
+        generated: Values of which each use makes its own.
+    """
 
     def __init__(self, program: Program) -> None:
         self._program = program
         values = program.values
-        self._scalars = frozenset(v.index for v in values if not v.shape)
-        self._generated = frozenset(
-            v.index for v in values if is_generated(program, v.index)
-        )
+        self._scalars = frozenset([v.index for v in values if not v.shape])
+        self.generated = generated_values(program)
         self._pointwise: dict[str, bool] = {}
         self._sources: dict[tuple[str, Dims], Dims] = {}
 
     def makes_no_node(self, op: Op) -> bool:
-        if not self._generated.isdisjoint(op.results):
+        if not self.generated.isdisjoint(op.results):
             return True
         return self._scalars.issuperset((*op.operands, *op.results))
 
@@ -244,7 +251,7 @@ class _Builder:
         found = []
         for value, dims in zip(values, all_dims, strict=True):
             tensor: Tensor | None = Tensor(value, dims)
-            while tensor is not None and tensor.value in self._generated:
+            while tensor is not None and tensor.value in self.generated:
                 tensor = self._source(tensor)
             if tensor is not None and tensor.value not in self._scalars:
                 found.append(tensor)

@@ -66,8 +66,7 @@ def _needed(program: Program, values: Sequence[int]) -> set[int]:
     wanted = set(values)
     needed: set[int] = set()
     for op in reversed(program.ops):
-        inside = any(value in wanted for value in op.results)
-        if inside or _owner_needed(op, needed):
+        if not wanted.isdisjoint(op.results) or op.parent in needed:
             needed.add(op.index)
             wanted.update(op.operands)
             for region in op.regions:
@@ -75,10 +74,6 @@ def _needed(program: Program, values: Sequence[int]) -> set[int]:
     if not any(op.regions for op in program.ops):
         return needed
     return _with_regions(program, needed, wanted)
-
-
-def _owner_needed(op: Op, needed: set[int]) -> bool:
-    return op.parent is not None and op.parent in needed
 
 
 def _with_regions(program: Program, needed: set[int], wanted: set[int]) -> set[int]:
@@ -89,8 +84,7 @@ def _with_regions(program: Program, needed: set[int], wanted: set[int]) -> set[i
         for op in reversed(program.ops):
             if op.index in needed:
                 continue
-            owned = _owner_needed(op, needed)
-            if owned or any(value in wanted for value in op.results):
+            if not wanted.isdisjoint(op.results) or op.parent in needed:
                 needed.add(op.index)
                 wanted.update(op.operands)
                 for region in op.regions:
@@ -166,6 +160,8 @@ def _carry(op: Op, dims: dict[int, set[int]], batched: set[int]) -> None:
 def _follow(
     op: Op, dims: dict[int, set[int]], batched: set[int], *, smallest: int
 ) -> None:
+    if dims.keys().isdisjoint(op.operands):
+        return
     rule = op.rule
     assert rule is not None
     factors = {

@@ -10,6 +10,7 @@ from tepdist.cli.programs import load_program
 from tepdist.cli.progress import shown_progress
 from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
+from tepdist.garbage import collection_paused
 from tepdist.plans import files
 from tepdist.plans.diff import diff as diff_plans
 from tepdist.plans.explain import explain as explain_value
@@ -34,6 +35,7 @@ from tepdist.search.alternatives import find_alternatives
     "-o", "--output", type=click.Path(path_type=Path), help="Write plan JSON."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the plan JSON alone.")
+@collection_paused()
 def plan(
     *,
     program: str,

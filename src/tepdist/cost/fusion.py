@@ -7,11 +7,11 @@ Source:
 
 from collections.abc import Sequence
 
-from tepdist.analysis.nodes import BARRIER, is_generated
-from tepdist.cost.layouts import transposed
+from tepdist.analysis.nodes import BARRIER, generated_values
+from tepdist.cost.layouts import TRANSPOSING, transposed
 from tepdist.cost.placed import Placed
 from tepdist.cost.resharding import resharding_steps
-from tepdist.program.graph import Op
+from tepdist.program.graph import Op, Program
 from tepdist.sharding import Sharding
 
 # Ops that any kernel takes in, besides the pointwise ones: they only pick elements.
@@ -40,7 +40,7 @@ class Fusion:
     """What a compiler fuses of one placed program.
 
     Attributes:
-        generated: Whether each use of a value makes its own.
+        generated: Values of which each use makes its own.
         stored: Values that have a buffer.
         duplicated: Stored values that kernels compute again rather than read.
     """
@@ -48,20 +48,24 @@ class Fusion:
     def __init__(self, placed: Placed) -> None:
         self._placed, self._program = placed, placed.program
         self._moves: dict[tuple[int, Sharding], bool] = {}
+        self._transposes: dict[tuple[str, int], bool] = {}
         self._users: list[list[Op]] = [[] for _ in self._program.values]
         for op in self._program.ops:
             for value in op.operands:
                 self._users[value].append(op)
-        self.generated = [
-            is_generated(self._program, value.index) for value in self._program.values
+        self.generated = generated_values(self._program)
+        self._taken_in = [
+            op.index in placed.pointwise or op.kind in _MOVING
+            for op in self._program.ops
         ]
+        self._scopes = _scopes(self._program)
         self.stored = self._find_stored()
         self.duplicated = self._find_duplicated() if placed.platform == "cpu" else set()
 
     def moves(self, value: int, wanted: Sharding) -> bool:
         """Whether reading a value like this takes communication."""
         has = self._placed.values[value]
-        if wanted is has or wanted == has or self.generated[value]:
+        if wanted is has or value in self.generated or wanted == has:
             return False
         key = (value, wanted)
         if key not in self._moves:
@@ -73,19 +77,21 @@ class Fusion:
 
     def transposes(self, op: Op, position: int) -> bool:
         """Whether an op reads an operand through a transposed copy."""
-        return transposed(op, position, platform=self._placed.platform)
+        if op.kind not in TRANSPOSING:
+            return False
+        key = (op.signature, position)
+        if key not in self._transposes:
+            platform = self._placed.platform
+            self._transposes[key] = transposed(op, position, platform=platform)
+        return self._transposes[key]
 
     def is_taken_in(self, op: Op) -> bool:
         """Whether the kernels that read an op's result can compute it."""
-        return op.index in self._placed.pointwise or op.kind in _MOVING
+        return self._taken_in[op.index]
 
     def scope(self, value: int) -> int | None:
         """Op in whose region a value is defined; None at the top."""
-        producer = self._program.values[value].producer
-        if producer is None:
-            return None
-        op = self._program.ops[producer]
-        return op.parent if value in op.results else op.index
+        return self._scopes[value]
 
     def _find_stored(self) -> set[int]:
         stored = set(self._program.results)
@@ -103,10 +109,11 @@ class Fusion:
     def _needed_by(self, op: Op) -> set[int]:
         """Operands that must be in memory for an op to read them."""
         wanted = self._placed.operands[op.index]
+        values = self._placed.values
         needed = {
             value
             for value, sharding in zip(op.operands, wanted, strict=True)
-            if self.moves(value, sharding)
+            if sharding is not values[value] and self.moves(value, sharding)
         }
         is_cpu = self._placed.platform == "cpu"
         if op.kind == BARRIER and not is_cpu:
@@ -163,6 +170,19 @@ class Fusion:
         """What a result is made of in memory."""
         found: set[int] = set()
         for value in operands:
-            if not self.generated[value]:
+            if value not in self.generated:
                 found |= sources.get(value, frozenset({value}))
         return frozenset(sorted(found)[:_MOST_SOURCES])
+
+
+def _scopes(program: Program) -> list[int | None]:
+    """For each value the op in whose region it is defined; None at the top."""
+    scopes: list[int | None] = [None] * len(program.values)
+    for op in program.ops:
+        if op.parent is not None:
+            for value in op.results:
+                scopes[value] = op.parent
+        for region in op.regions:
+            for value in region.arguments:
+                scopes[value] = op.index
+    return scopes

@@ -113,7 +113,7 @@ class _Block:
         if op.regions:
             self._add_loop(op)
             return
-        if any(self._fusion.generated[value] for value in op.results):
+        if not self._fusion.generated.isdisjoint(op.results):
             return
         is_kernel = not op.results or not self._fusion.stored.isdisjoint(op.results)
         if self._fusion.is_taken_in(op):
@@ -195,7 +195,7 @@ class _Block:
     def _updating_reads(self, op: Op, reads: Reads) -> Reads:
         """What an op reads that writes into its first operand, made anew if need be."""
         first, wanted = op.operands[0], self._placed.operands[op.index][0]
-        if self._fusion.generated[first]:
+        if first in self._fusion.generated:
             made = self._add((), self._placed.bytes_(first, wanted))
             return (*((at, False) for at, _ in reads), (made, True))
         written = {at for at, _ in self._read(first, wanted)}
@@ -262,18 +262,17 @@ class _Block:
         is_pointwise = op.index in self._placed.pointwise
         wanted = self._placed.operands[op.index]
         again = self._fusion.is_taken_in(op)
-        reads = (
-            (at, is_pointwise and below)
-            for position, (value, sharding) in enumerate(
-                zip(op.operands, wanted, strict=True)
-            )
-            for at, below in (
-                self._read_transposed(value, sharding)
-                if self._fusion.transposes(op, position)
-                else self._read(value, sharding, again=again)
-            )
-        )
-        return tuple(dict.fromkeys(reads))
+        reads: dict[tuple[int, bool], None] = {}
+        for position, (value, sharding) in enumerate(
+            zip(op.operands, wanted, strict=True)
+        ):
+            if self._fusion.transposes(op, position):
+                found = self._read_transposed(value, sharding)
+            else:
+                found = self._read(value, sharding, again=again)
+            for at, below in found:
+                reads[at, is_pointwise and below] = None
+        return tuple(reads)
 
     def _read_transposed(self, value: int, wanted: Sharding) -> Reads:
         key = (value, wanted)
@@ -297,15 +296,17 @@ class _Block:
         if self._fusion.scope(value) != self._parent:
             self.outside.append((value, wanted))
             return ()
-        producer = self._program.values[value].producer
-        if producer is not None and self._fusion.generated[value]:
+        if value in self._fusion.generated:
+            producer = self._program.values[value].producer
+            assert producer is not None
             return self._read_source(self._program.ops[producer], wanted)
         moves = self._fusion.moves(value, wanted)
         computed = again and not moves and value in self._fusion.duplicated
         if computed or value not in self._number:
             return self._fused[value]
         if not moves:
-            return ((self._number[value], wanted == self._placed.values[value]),)
+            lies = self._placed.values[value]
+            return ((self._number[value], wanted is lies or wanted == lies),)
         key = (value, wanted)
         if key not in self._copies:
             bytes_ = self._placed.bytes_(value, wanted)

@@ -15,6 +15,7 @@ from tepdist.program.graph import Op, Rule
 
 DOT = "stablehlo.dot_general"
 CONVOLUTION = "stablehlo.convolution"
+TRANSPOSING = frozenset({DOT, CONVOLUTION})
 # Part of a product's dims in the order in which a kernel reads them.
 _BATCH, _FREE, _CONTRACTED = "b", "f", "c"
 # Platform to the orders that a product's left and right operands may be read in.

@@ -31,6 +31,8 @@ class Pricing:
         self._pairs: dict[
             tuple[tuple[tuple[str, ...], tuple[str, ...]], ...], tuple[int, ...]
         ] = {}
+        self._numbers: dict[Sharding, int] = {}
+        self._numbered: dict[tuple[int, int], tuple[int, ...]] = {}
         self._indices: dict[
             tuple[tuple[Sharding, ...], tuple[Sharding, ...]], NDArray[np.intp]
         ] = {}
@@ -89,14 +91,32 @@ class Pricing:
     ) -> NDArray[np.intp]:
         key = (sources, targets)
         if key not in self._indices:
-            pairs = [[self._pair(s, t) for t in targets] for s in sources]
-            width = max((len(steps) for row in pairs for steps in row), default=0)
-            index = np.zeros((len(sources), len(targets), max(width, 1)), np.intp)
-            for i, row in enumerate(pairs):
-                for j, steps in enumerate(row):
-                    index[i, j, : len(steps)] = steps
-            self._indices[key] = index
+            pairs = self._steps_between(sources, targets)
+            width = max((len(steps) for steps in pairs), default=0)
+            none = (0,) * max(width, 1)
+            index = np.array([steps + none[len(steps) :] for steps in pairs], np.intp)
+            shape = (len(sources), len(targets), len(none))
+            self._indices[key] = index.reshape(shape)
         return self._indices[key]
+
+    def _steps_between(
+        self, sources: tuple[Sharding, ...], targets: tuple[Sharding, ...]
+    ) -> list[tuple[int, ...]]:
+        """Steps from each source to each target, one source after the other."""
+        known = self._numbered
+        # Numbers, for a sharding takes long to hash.
+        rows, columns = (
+            [self._numbers.setdefault(each, len(self._numbers)) for each in shardings]
+            for shardings in (sources, targets)
+        )
+        found = []
+        for row, source in zip(rows, sources, strict=True):
+            for column, target in zip(columns, targets, strict=True):
+                steps = known.get((row, column))
+                if steps is None:
+                    steps = known[row, column] = self._pair(source, target)
+                found.append(steps)
+        return found
 
     def _pair(self, source: Sharding, target: Sharding) -> tuple[int, ...]:
         # Dims that neither cuts change nothing.

@@ -248,9 +248,14 @@ def _check_placements(
 
 def _encode_stage(stage: Stage) -> Json:
     numbers: dict[Sharding, int] = {}
+    # Most are the same few objects, and to hash one takes long.
+    known: dict[int, int] = {}
 
     def number(sharding: Sharding) -> int:
-        return numbers.setdefault(sharding, len(numbers))
+        at = known.get(id(sharding))
+        if at is None:
+            at = known[id(sharding)] = numbers.setdefault(sharding, len(numbers))
+        return at
 
     values: list[Json] = [number(sharding) for sharding in stage.values]
     operands: list[Json] = [

@@ -1,5 +1,6 @@
 """Reads a normalised module into the frozen graph of `Program`."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from jaxlib.mlir import ir
@@ -100,12 +101,15 @@ class _Builder:
         *body, terminator = block.operations
         for op in body:
             self._add_op(op.operation, parent)
-        return self._operands(terminator.operation)
+        return self._indices(list(terminator.operands))
 
     def add_value(self, value: AnyValue, name: str, producer: int | None) -> int:
         index = len(self.values)
-        shape, dtype = self._type(value.type, name)
-        self.values.append(Value(index, name, shape, dtype, producer))
+        type_ = value.type
+        known = self.types.get(type_)
+        if known is None:
+            known = self.types[type_] = _read_type(type_, name)
+        self.values.append(Value(index, name, *known, producer))
         self.indices[value] = index
         return index
 
@@ -114,19 +118,21 @@ class _Builder:
         self.num_ops += 1
         kind = op.name
         label = f"{kind.rpartition('.')[2]}.{index}"
-        operands = self._operands(op)
+        read, made = list(op.operands), list(op.results)
+        operands = self._indices(read)
         results = tuple(
-            self.add_value(result, f"{label}#{i}" if i else label, index)
-            for i, result in enumerate(op.results)
+            [
+                self.add_value(result, f"{label}#{i}" if i else label, index)
+                for i, result in enumerate(made)
+            ]
         )
-        signature = self.signatures.of(op)
-        rule = self._rule(op, signature, operands + results)
+        signature = self.signatures.of(op, read, made)
         self.ops[index] = Op(
             index=index,
             kind=kind,
             operands=operands,
             results=results,
-            rule=rule,
+            rule=self._rule(op, signature, operands + results),
             signature=signature,
             scope=name_stack(op.location),
             parent=parent,
@@ -159,8 +165,8 @@ class _Builder:
             regions.append(Region(arguments, self.add_block(block, index)))
         return tuple(regions)
 
-    def _operands(self, op: ir.Operation) -> tuple[int, ...]:
-        return tuple([self.indices[operand] for operand in op.operands])
+    def _indices(self, values: Iterable[AnyValue]) -> tuple[int, ...]:
+        return tuple([self.indices[value] for value in values])
 
     def _rule(
         self, op: ir.Operation, signature: str, values: tuple[int, ...]
@@ -180,11 +186,6 @@ class _Builder:
         return stated_rule(op, shapes) or own_rule(
             op.name, shapes[:count], shapes[count:]
         )
-
-    def _type(self, type_: ir.Type, name: str) -> Type:
-        if type_ not in self.types:
-            self.types[type_] = _read_type(type_, name)
-        return self.types[type_]
 
 
 def _read_type(type_: ir.Type, name: str) -> Type:

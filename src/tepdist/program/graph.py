@@ -8,6 +8,7 @@ bytes. Nothing here touches MLIR.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 
 from tepdist.sharding import Mesh
@@ -71,7 +72,13 @@ class Value:
     @property
     def bytes_(self) -> int:
         """Size of the whole tensor [B]."""
-        return math.ceil(self.num_elements * DTYPE_BYTES.get(self.dtype, 0))
+        return _tensor_bytes(self.shape, self.dtype)
+
+
+# A 96-layer GPT asks 300,000 times about 80 types.
+@lru_cache(maxsize=2**14)
+def _tensor_bytes(shape: tuple[int, ...], dtype: str) -> int:
+    return math.ceil(math.prod(shape) * DTYPE_BYTES.get(dtype, 0))
 
 
 @dataclass(frozen=True, slots=True)

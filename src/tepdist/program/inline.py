@@ -51,18 +51,6 @@ def find_ops(
     return found
 
 
-def kinds_in(root: ir.Module | ir.OpView | ir.Operation) -> set[str]:
-    """The kinds of all ops at or below `root`."""
-    found: set[str] = set()
-
-    def visit(op: ir.Operation) -> ir.WalkResult:
-        found.add(op.operation.name)
-        return ir.WalkResult.ADVANCE
-
-    root.operation.walk(visit, ir.WalkOrder.PRE_ORDER)
-    return found
-
-
 def splice(block: ir.Block, call: ir.Operation) -> None:
     """Moves the ops of `block` to before `call`, and puts its yields in its place.
 

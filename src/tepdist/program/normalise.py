@@ -10,6 +10,8 @@ Of the shardings that a program states for itself those stay that constrain the
 search, in one form; the rest is the search's to decide.
 """
 
+from collections.abc import Mapping
+from functools import cmp_to_key
 from typing import cast
 
 from jaxlib.mlir import ir
@@ -25,7 +27,6 @@ from tepdist.program.inline import (
     CALLEE,
     find_ops,
     inline_calls,
-    kinds_in,
     splice,
 )
 from tepdist.program.stated import drop_unused_mesh, settle_shardings
@@ -46,6 +47,7 @@ SHARDING_ATTRIBUTES = (
 )
 NAMES = (*CALLEE.values(), "called_computations")
 DEFAULTS = ("precision_config", "backend_config")
+DROPPED = frozenset({*SHARDING_ATTRIBUTES, *DEFAULTS})
 
 
 def normalise(module: ir.Module) -> None:
@@ -61,13 +63,14 @@ def normalise(module: ir.Module) -> None:
     modules.run_passes(module, "symbol-dce")
     inline_calls(module)
     # Walks over all ops take most of the time here: none for what there is none of.
-    kinds = kinds_in(main)
+    kinds, types = _kinds_and_types(main)
     if CUSTOM_CALL in kinds:
         expand_approximate_top_k(module)
-    _refuse_dynamic_shapes(main)
+    _refuse_dynamic_shapes(main, types)
     if TOP_K in kinds:
         expand_top_k(main)
-    fold_empty(main)
+    if any(map(_is_empty, types)):
+        fold_empty(main)
     if not kinds.isdisjoint(MARKS):
         inline_sums(main)
         _drop_hints(main)
@@ -139,35 +142,43 @@ def _is_public(function: func.FuncOp) -> bool:
     return visibility is None or visibility.value == "public"
 
 
-def _refuse_dynamic_shapes(main: func.FuncOp) -> None:
-    static: dict[ir.Type, bool] = {}
-    # An exception does not come through MLIR's walk as itself, so collect first.
-    dynamic: list[tuple[str, ir.Type]] = []
-
-    def check(value: modules.AnyValue, name: str) -> None:
-        type_ = value.type
-        if type_ not in static:
-            static[type_] = not _is_dynamic(type_)
-        if not static[type_]:
-            dynamic.append((name, type_))
+def _kinds_and_types(main: func.FuncOp) -> tuple[set[str], dict[ir.Type, str]]:
+    """The kinds of all ops; the types of their results, each with an op that has it."""
+    kinds: set[str] = set()
+    types: dict[ir.Type, str] = {}
 
     def visit(op: ir.Operation) -> ir.WalkResult:
+        kind = op.operation.name
+        kinds.add(kind)
         for result in op.operation.results:
-            check(result, f"a result of {op.operation.name}")
+            types.setdefault(result.type, kind)
         return ir.WalkResult.ADVANCE
 
-    for number, argument in enumerate(main.body.blocks[0].arguments):
-        check(argument, f"argument {name_stack(argument.location) or number}")
     main.operation.walk(visit, ir.WalkOrder.PRE_ORDER)
-    for name, type_ in dynamic:
-        raise ProgramError(
-            f"{name} has the dynamic shape {type_}",
-            hint="lower the program for fixed shapes",
-        )
+    return kinds, types
+
+
+def _refuse_dynamic_shapes(main: func.FuncOp, types: Mapping[ir.Type, str]) -> None:
+    names: dict[ir.Type, str] = {}
+    for number, argument in enumerate(main.body.blocks[0].arguments):
+        name = name_stack(argument.location) or str(number)
+        names.setdefault(argument.type, f"argument {name}")
+    for type_, kind in types.items():
+        names.setdefault(type_, f"a result of {kind}")
+    for type_, name in names.items():
+        if _is_dynamic(type_):
+            raise ProgramError(
+                f"{name} has the dynamic shape {type_}",
+                hint="lower the program for fixed shapes",
+            )
 
 
 def _is_dynamic(type_: ir.Type) -> bool:
     return isinstance(type_, ir.ShapedType) and not type_.has_static_shape
+
+
+def _is_empty(type_: ir.Type) -> bool:
+    return isinstance(type_, ir.RankedTensorType) and 0 in type_.shape
 
 
 def _drop_hints(main: func.FuncOp) -> None:
@@ -211,8 +222,8 @@ def _drop_attributes(module: ir.Module, main: func.FuncOp) -> None:
 
     def visit(op: ir.Operation) -> ir.WalkResult:
         attributes = op.operation.attributes
-        for name in (*SHARDING_ATTRIBUTES, *DEFAULTS):
-            if name in attributes and _says_nothing(name, attributes[name]):
+        for name in [name for name in attributes if name in DROPPED]:
+            if _says_nothing(name, attributes[name]):
                 del attributes[name]
         return ir.WalkResult.ADVANCE
 
@@ -247,22 +258,53 @@ def _order_constants(main: func.FuncOp) -> None:
                 used.setdefault(operand)
         return ir.WalkResult.ADVANCE
 
-    main.operation.walk(visit, ir.WalkOrder.PRE_ORDER)
+    first_users = (_first_user(constant, block) for constant in constants.values())
+    for op in sorted(filter(None, first_users), key=cmp_to_key(_compare_places)):
+        op.walk(visit, ir.WalkOrder.PRE_ORDER)
     for value in reversed(used):
         constants[value].move_before(block.operations[0])
 
 
+def _first_user(op: ir.Operation, block: ir.Block) -> ir.Operation | None:
+    """The first op of a block that reads a result of `op`, or has one inside that does.
+
+    None if nothing reads it.
+    """
+    users = (_around(use.owner.operation, block) for use in op.result.uses)
+    return min(users, key=cmp_to_key(_compare_places), default=None)
+
+
+def _around(op: ir.Operation, block: ir.Block) -> ir.Operation:
+    """The op of a block that is, or holds, another."""
+    while op.block != block:
+        parent = op.parent
+        assert parent is not None
+        op = parent.operation
+    return op
+
+
+def _compare_places(one: ir.Operation, other: ir.Operation) -> int:
+    """Below 0 if the first op stands before the second, of the same block."""
+    return 0 if one == other else -1 if one.is_before_in_block(other) else 1
+
+
 def _simplify_locations(module: ir.Module) -> None:
     """Leaves of each location the name stack; of an argument's, its name."""
-    unknown = ir.Location.unknown()
+    known: dict[str, ir.Location] = {"": ir.Location.unknown()}
 
     def simple(location: ir.Location) -> ir.Location:
         name = name_stack(location)
-        return ir.Location.name(name) if name else unknown
+        found = known.get(name)
+        if found is None:
+            found = known[name] = ir.Location.name(name)
+        return found
 
     def visit(op: ir.Operation) -> ir.WalkResult:
         operation = op.operation
-        operation.location = simple(operation.location)
+        location = operation.location
+        simplified = simple(location)
+        if simplified != location:
+            operation.location = simplified
         for region in operation.regions:
             for block in region.blocks:
                 for argument in block.arguments:

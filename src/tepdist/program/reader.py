@@ -90,9 +90,12 @@ def prepare(data: bytes) -> Prepared:
         module = read_module(data)
         import_shardy(module)
         aliases = read_aliases(module)
-        number_calls(module)
-        normalise(module)
-        _refuse_callbacks(module)
+        if find_ops(module, {CUSTOM_CALL}):
+            number_calls(module)
+            normalise(module)
+            _refuse_callbacks(module)
+        else:
+            normalise(module)
     return Prepared(
         functools.partial(modules.to_bytecode, module),
         functools.partial(modules.canonical_bytecode, module),

@@ -1,6 +1,7 @@
 """What makes two ops alike: kind, attributes, types and bodies, as a short hash."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from jaxlib.mlir import ir
@@ -25,29 +26,49 @@ class Signatures:
     known: dict[Key, str] = field(default_factory=dict)
     texts: dict[ir.Attribute | ir.Type, str] = field(default_factory=dict)
 
-    def of(self, op: ir.Operation) -> str:
-        """Stable across processes and positions in the module."""
-        key = self._key(op, {})
-        if key not in self.known:
-            digest = hashlib.sha256(self._text(key).encode()).hexdigest()
-            self.known[key] = digest[:SIGNATURE_CHARS]
-        return self.known[key]
+    def of(
+        self,
+        op: ir.Operation,
+        operands: Sequence[AnyValue],
+        results: Sequence[AnyValue],
+    ) -> str:
+        """Stable across processes and positions in the module.
 
-    def _key(self, op: ir.Operation, local: dict[AnyValue, int]) -> Key:
+        Args:
+            op: Any.
+            operands: Its operands; to list them takes longer than all else here.
+            results: Its results.
+        """
+        key = self._key(op, operands, results, local={})
+        known = self.known.get(key)
+        if known is None:
+            digest = hashlib.sha256(self._text(key).encode()).hexdigest()
+            known = self.known[key] = digest[:SIGNATURE_CHARS]
+        return known
+
+    def _key(
+        self,
+        op: ir.Operation,
+        operands: Sequence[AnyValue],
+        results: Sequence[AnyValue],
+        *,
+        local: dict[AnyValue, int],
+    ) -> Key:
         """Kind, attributes, types and bodies, by MLIR's own identities.
 
         Values in bodies are numbered as they come, those from outside too: names and
         positions do not count.
         """
         attributes = op.attributes
-        parts: list[object] = [op.name]
+        kind = op.name
+        parts: list[object] = [kind]
         for name in attributes:
-            if name != self.ignored or op.name == CUSTOM_CALL:
+            if name != self.ignored or kind == CUSTOM_CALL:
                 parts += (name, _attribute(attributes, name))
         parts.append("operands")
-        parts += [operand.type for operand in op.operands]
+        parts += [operand.type for operand in operands]
         parts.append("results")
-        parts += [result.type for result in op.results]
+        parts += [result.type for result in results]
         for region in op.regions:
             for block in region.blocks:
                 parts.append(self._block_key(block, local))
@@ -59,10 +80,10 @@ class Signatures:
             local[argument] = len(local)
             parts.append(argument.type)
         for op in block.operations:
-            numbers = [local.setdefault(v, len(local)) for v in op.operands]
-            parts += numbers
-            parts.append(self._key(op.operation, local))
-            for result in op.results:
+            operands, results = list(op.operands), list(op.results)
+            parts += [local.setdefault(v, len(local)) for v in operands]
+            parts.append(self._key(op.operation, operands, results, local=local))
+            for result in results:
                 local[result] = len(local)
         return tuple(parts)
 

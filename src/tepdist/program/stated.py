@@ -289,10 +289,11 @@ def _keep_one_mesh(module: ir.Module, meshes: set[Mesh]) -> None:
 
 def drop_unused_mesh(module: ir.Module, main: func.FuncOp) -> None:
     """Erases the mesh if what was stated on it is gone."""
-    if find_ops(main, {CONSTRAINT, MANUAL}) or "arg_attrs" in main.attributes:
+    found = [op for op in module.body.operations if op.operation.name == MESH]
+    if not found or "arg_attrs" in main.attributes:
         return
-    for op in list(module.body.operations):
-        if op.operation.name == MESH:
+    if not find_ops(main, {CONSTRAINT, MANUAL}):
+        for op in found:
             op.operation.erase()
 
 

@@ -64,17 +64,48 @@ def outline_sums(root: ir.OpView) -> None:
 
     Manual computations keep theirs: what each device does in them is settled.
     """
-    found = find_ops(root, {ADD, MANUAL})
+    found = find_ops(root, {PRODUCT, SCATTER, MANUAL})
     regions = [op for op in found if op.name == MANUAL]
-    taken = {add.results[0] for each in regions for add in find_ops(each, {ADD})}
-    sums: list[list[ir.Operation]] = []
-    for add in reversed([op for op in found if op.name == ADD]):
+    settled = {
+        op.results[0] for each in regions for op in find_ops(each, {PRODUCT, SCATTER})
+    }
+    products: dict[AnyValue, int] = {}
+    sums: dict[AnyValue, ir.Operation] = {}
+    for op in found:
+        if op.name == MANUAL or op.results[0] in settled:
+            continue
+        whole = _sum_of(op)
         # Those of scalars stand in the bodies of reductions.
-        if add.results[0] not in taken and _shape(add.results[0]):
-            sums.append(list(_adds(add)))
-            taken.update(each.results[0] for each in sums[-1])
-    for adds in sums:
-        _outline(adds)
+        if whole is not None and _shape(whole.results[0]):
+            value = whole.results[0]
+            products[value] = products.get(value, 0) + 1
+            sums[value] = whole
+    for value, whole in sums.items():
+        if products[value] > 1:
+            _outline(list(_adds(whole)))
+
+
+def _sum_of(product: ir.Operation) -> ir.Operation | None:
+    """The last of the adds that a product, or its transpose, goes into; None if none.
+
+    Nothing but the next add reads what there is between them.
+    """
+    reader = _only_reader(product, TRANSPOSE) or product
+    whole: ir.Operation | None = None
+    add = _only_reader(reader, ADD)
+    while add is not None and (whole is None or add.block == whole.block):
+        whole = add
+        add = _only_reader(add, ADD)
+    return whole
+
+
+def _only_reader(op: ir.Operation, kind: str) -> ir.Operation | None:
+    """The op of this kind that reads an op's one result, if nothing else does."""
+    if len(op.results) != 1:
+        return None
+    uses = list(op.results[0].uses)
+    reader = uses[0].owner.operation if len(uses) == 1 else None
+    return reader if reader is not None and reader.name == kind else None
 
 
 def _adds(root: ir.Operation) -> Iterator[ir.Operation]:

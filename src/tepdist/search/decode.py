@@ -40,7 +40,10 @@ def decode(
         assignment: Value of each variable.
     """
     program, mesh = structure.program, problem.pricing.mesh
+    # Equal shardings are one object, so that who compares them rarely has to look.
+    same: dict[Sharding, Sharding] = {}
     replicated = [Sharding.replicated(rank) for rank in range(_max_rank(program) + 1)]
+    same.update(zip(replicated, replicated, strict=True))
     values = [replicated[len(value.shape)] for value in program.values]
     operands: dict[int, tuple[Sharding, ...]] = {}
     # Groups that share a variable have the same members and tensors, in one order.
@@ -50,7 +53,10 @@ def decode(
         strategy = strategy_of(structure, problem, assignment, group=index)
         if (variable, -1) not in known:
             known[variable, -1] = tuple(
-                sharding_of(strategy, tensor, mesh) for tensor in group.outputs
+                same.setdefault(sharding, sharding)
+                for sharding in (
+                    sharding_of(strategy, tensor, mesh) for tensor in group.outputs
+                )
             )
         for tensor, sharding in zip(group.outputs, known[variable, -1], strict=True):
             values[tensor.value] = sharding
@@ -59,8 +65,11 @@ def decode(
             if op is None:
                 continue
             if (variable, position) not in known:
-                known[variable, position] = wanted_operands(
-                    program.ops[op], member, strategy, mesh=mesh
+                known[variable, position] = tuple(
+                    same.setdefault(sharding, sharding)
+                    for sharding in wanted_operands(
+                        program.ops[op], member, strategy, mesh=mesh
+                    )
                 )
             operands[op] = known[variable, position]
     return Decoded(

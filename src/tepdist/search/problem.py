@@ -84,6 +84,7 @@ class Builder:
         self._pricing = pricing
         self._wanted = wanted
         self._reductions: dict[object, Array] = {}
+        self._computed: dict[tuple[int, Space], Array] = {}
         self.spaces = self._find_spaces(held or [None] * len(structure.deciders))
         self._last = self._combined_reductions()
 
@@ -155,13 +156,16 @@ class Builder:
     def _compute_costs(self, variable: int, space: Space) -> Array:
         """Compute of one group under each strategy [s], [num strategies]."""
         work = self._structure.work[variable]
-        return _work_s(
-            work,
-            self._pricing.cluster.device,
-            parts=space.before,
-            core=_traffic(work.core, space),
-            fused=_traffic(work.fused, space),
-        )
+        key = (id(work), space)
+        if key not in self._computed:
+            self._computed[key] = _work_s(
+                work,
+                self._pricing.cluster.device,
+                parts=space.before,
+                core=_traffic(work.core, space),
+                fused=_traffic(work.fused, space),
+            )
+        return self._computed[key]
 
     def _reduction_costs(self, variable: int, space: Space) -> Array:
         """A group's own reductions under each strategy [s], [num strategies]."""

@@ -104,7 +104,9 @@ class Reads:
         table = table * (fan.count * kinds[0].trips)
         taken = np.zeros(len(targets), np.intp)
         for _, columns in readers:
-            taken[np.unique(columns)] += 1
+            takes = np.zeros(len(targets), np.bool_)
+            takes[columns] = True
+            taken += takes
         is_shared = (taken > 1) & table.any(axis=0)
         own = np.where(is_shared, 0.0, table)[rows]
         # What is not shared becomes column 0, which is free.

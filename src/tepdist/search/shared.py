@@ -67,9 +67,10 @@ class Shared:
     @property
     def divided(self) -> Array:
         """Cost of each column in each row for each of those that can take it."""
-        columns = np.arange(self.table.shape[1])
-        takers = [np.isin(columns, reader.options) for reader in self.readers]
-        parts: Array = self.table / np.maximum(np.sum(takers, axis=0), 1)
+        takers = np.zeros((len(self.readers), self.table.shape[1]), np.bool_)
+        for row, reader in zip(takers, self.readers, strict=True):
+            row[reader.options] = True
+        parts: Array = self.table / np.maximum(takers.sum(axis=0), 1)
         return parts
 
     def divided_cost(self, assignment: Sequence[int]) -> float:

@@ -8,7 +8,7 @@ each device (all-reduce), or scattered along a dim of the result (reduce-scatter
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -82,16 +82,19 @@ class Space:
             tuple[Dims, bool], tuple[tuple[Sharding, ...], NDArray[np.intp]]
         ] = {}
         self._axes_of: dict[bool, list[dict[int, tuple[str, ...]]]] = {}
+        self._shards: dict[tuple[Dims, bool], Array] = {}
 
     def __len__(self) -> int:
         return len(self.strategies)
 
     def shards(self, tensor: GroupTensor) -> Array:
         """Number of shards of a tensor under each strategy, [num strategies]."""
-        factors = [factor for dim in tensor.dims for factor in dim]
-        table = self.after if tensor.reduced else self.before
-        shards: Array = table[:, factors].prod(axis=1)
-        return shards
+        key = (tensor.dims, tensor.reduced)
+        if key not in self._shards:
+            factors = [factor for dim in tensor.dims for factor in dim]
+            table = self.after if tensor.reduced else self.before
+            self._shards[key] = table[:, factors].prod(axis=1)
+        return self._shards[key]
 
     def lies(
         self, tensor: GroupTensor
@@ -156,13 +159,15 @@ def _names(
     """The axes that cut each factor that a strategy cuts, major first."""
     names = mesh.names
     cut = strategy.after if reduced else strategy.before
-    return {
-        factor: tuple(
-            [names[axis] for axis in strategy.axes_of(factor, reduced=reduced)]
-        )
-        for factor in cut
-        if factor is not None
-    }
+    axes: Iterable[int] = range(len(cut))
+    if reduced:
+        axes = sorted(axes, key=strategy.is_scattered)
+    found: dict[int, tuple[str, ...]] = {}
+    for axis in axes:
+        factor = cut[axis]
+        if factor is not None:
+            found[factor] = (*found.get(factor, ()), names[axis])
+    return found
 
 
 def _cut_dims(
@@ -315,13 +320,13 @@ def _scatterings(
 
 
 def _fits(strategy: Strategy, sizes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    for assigned in (strategy.before, strategy.after):
-        for factor, size in enumerate(sizes):
-            parts = math.prod(
-                shape[axis] for axis, cut in enumerate(assigned) if cut == factor
-            )
-            if size % parts:
-                return False
+    for assigned in dict.fromkeys((strategy.before, strategy.after)):
+        parts: dict[int, int] = {}
+        for size, factor in zip(shape, assigned, strict=True):
+            if factor is not None:
+                parts[factor] = parts.get(factor, 1) * size
+        if any(sizes[factor] % count for factor, count in parts.items()):
+            return False
     return True
 
 

@@ -115,7 +115,7 @@ class Structure:
         fans: Which kinds read a value together.
         copied_links: Links whose copies take memory.
         buffers: Buffers that a strategy can cut.
-        work: Work of each decider.
+        work: Work of each decider; what takes the same time is one object.
     """
 
     program: Program
@@ -178,10 +178,12 @@ def build_structure(
         program, roles, phases, pointwise=pointwise, expensive=expensive
     )
     stored = frozenset(np.flatnonzero(liveness.is_stored).tolist())
-    work = tuple(
+    works = (
         group_work(program, nodes, groups[d], stored=stored, expensive=expensive)
         for d in deciders
     )
+    known: dict[object, Work] = {}
+    work = tuple(known.setdefault(each.key, each) for each in works)
     return Structure(
         program=program,
         next_values=next_values,

@@ -1,7 +1,7 @@
 """The compute of one group, in a form that a strategy can divide."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -60,6 +60,15 @@ class Work:
     fused: tuple[Traffic, ...]
     kernels: int
     inside: tuple["Work", ...] = ()
+
+    @property
+    def key(self) -> object:
+        """Equal for work that takes the same time under every strategy."""
+        kernels = tuple(
+            tuple((t.tensor.dims, t.tensor.reduced, t.bytes_) for t in kernel)
+            for kernel in (self.core, self.fused)
+        )
+        return replace(self, core=(), fused=()), kernels
 
 
 def group_work(

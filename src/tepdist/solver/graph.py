@@ -60,6 +60,7 @@ class Graph:
         self._sizes = [len(costs) for costs in problem.unary]
         self._values: list[Indices] = [np.arange(size) for size in self._sizes]
         self._left: list[_Follows] = []
+        self._plain: dict[tuple[int, int], Array] = {}
 
     def _use(self, variable: int, live: tuple[int, int], amounts: Array) -> None:
         usages = self.usages[variable]
@@ -89,6 +90,15 @@ class Graph:
         """Replaces the costs of an edge, [values i, values j]."""
         self._set_table(i, j, table)
         self.touched |= {i, j}
+
+    def note_plain(self, i: int, j: int) -> None:
+        """Remembers that an edge allows all pairs and is no sum of unary costs."""
+        self._plain[i, j] = self.around[i][j]
+        self._plain[j, i] = self.around[j][i]
+
+    def is_plain(self, i: int, j: int) -> bool:
+        """Whether that was found of the edge as it is now."""
+        return self._plain.get((i, j)) is self.around[i][j]
 
     def add_edge(self, i: int, j: int, table: Array) -> None:
         """Adds costs to an edge, [values i, values j]; makes it if there is none."""

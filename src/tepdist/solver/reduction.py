@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tepdist.solver.graph import Graph
 from tepdist.solver.problem import Array, Indices, Problem, Usage
@@ -26,6 +27,7 @@ from tepdist.solver.problem import Array, Indices, Problem, Usage
 # Elements of the largest array that a rule may make: above, the rule is left out.
 _MOST_ELEMENTS = 4_000_000
 _SAME = 1e-12  # relative difference of costs that count as equal
+_ROUNDING = 1e-9  # share of a sum of costs that the order of its terms may change
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ def _settle(graph: Graph, variable: int) -> bool:
 def _make_consistent(graph: Graph, variable: int) -> bool:
     supported = np.isfinite(graph.unary[variable])
     for other, table in list(graph.around[variable].items()):
+        if graph.is_plain(variable, other):
+            continue
         finite = np.isfinite(table)
         if finite.all():
             _separate(graph, (variable, other))
@@ -124,10 +128,14 @@ def _separate(graph: Graph, edge: tuple[int, int]) -> None:
         graph.unary[i] = graph.unary[i] + column
         graph.unary[j] = graph.unary[j] + row
         graph.drop_edge(i, j)
+    else:
+        graph.note_plain(i, j)
 
 
 def _follow(graph: Graph, variable: int) -> bool:
     for other, table in graph.around[variable].items():
+        if graph.is_plain(variable, other):
+            continue
         finite = np.isfinite(table)
         if (finite.sum(axis=0) == 1).all():
             # Of two that follow each other the one with fewer edges leaves.
@@ -196,7 +204,7 @@ def _drop_dominated(graph: Graph, variable: int) -> None:
     np.fill_diagonal(better, val=False)
     if not better.any():
         return
-    better &= _most_excess(graph, variable) <= 0
+    better = _costs_no_more(graph, variable, better)
     alike = better & better.T
     better &= ~alike | (np.arange(size)[:, None] < np.arange(size))
     stays = np.asarray(~better.any(axis=0))
@@ -204,23 +212,38 @@ def _drop_dominated(graph: Graph, variable: int) -> None:
         graph.keep(variable, stays)
 
 
-def _most_excess(graph: Graph, variable: int) -> Array:
-    """How much more one value may cost than another, [values, values]."""
+def _costs_no_more(
+    graph: Graph, variable: int, asked: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Whether a value is as cheap as another whatever the neighbours choose.
+
+    Args:
+        graph: Any.
+        variable: Whose values.
+        asked: The pairs that are asked about, [values, values].
+    """
     unary = graph.unary[variable]
-    excess: Array = unary[:, None] - unary
     tables = list(graph.around[variable].values())
     if not tables:
-        return excess
+        return asked & (unary[:, None] <= unary)
     # All tables side by side: a call of numpy for each would take most of the time.
     rows = np.concatenate(tables, axis=1)
     starts = np.cumsum([0, *(table.shape[1] for table in tables[:-1])])
+    # A value that is never dearer is no dearer at its least and at its most.
+    for extreme in (np.minimum, np.maximum):
+        costs = unary + extreme.reduceat(rows, starts, axis=1).sum(axis=1)
+        most = costs + _ROUNDING * np.abs(costs)
+        asked = asked & (costs[:, None] <= most)
+    better, worse = np.nonzero(asked)
     with np.errstate(invalid="ignore"):
-        difference = rows[:, None, :] - rows[None, :, :]
+        difference = rows[better] - rows[worse]
         # Where both are forbidden neither is worse.
         difference[np.isnan(difference)] = -np.inf
-        excess += np.maximum.reduceat(difference, starts, axis=2).sum(axis=2)
-    excess[np.isnan(excess)] = np.inf
-    return excess
+        excess = unary[better] - unary[worse]
+        excess += np.maximum.reduceat(difference, starts, axis=1).sum(axis=1)
+    found = np.zeros_like(asked)
+    found[better, worse] = excess <= 0
+    return found
 
 
 def _reduced(graph: Graph, problem: Problem) -> Reduction:

@@ -78,7 +78,14 @@ def sweeps(layout: Layout, edges: Mapping[tuple[int, int], Array]) -> Sweeps:
     ends = np.array(list(edges), np.intp).reshape(-1, 2)
     lengths = np.diff(layout.offsets)[ends].ravel()
     places = np.concatenate([[0], np.cumsum(lengths)]).astype(np.intp)
-    wiring = _Wiring(layout, ends, list(edges.values()), places[:-1].reshape(-1, 2))
+    counts = [np.bincount(side, minlength=layout.num_variables) for side in ends.T]
+    wiring = _Wiring(
+        layout,
+        ends,
+        list(edges.values()),
+        places[:-1].reshape(-1, 2),
+        weights=1.0 / np.maximum(1, np.maximum(*counts)),
+    )
     return Sweeps(
         forward=tuple(wiring.levels_from(source=0)),
         backward=tuple(wiring.levels_from(source=1)),
@@ -89,12 +96,21 @@ def sweeps(layout: Layout, edges: Mapping[tuple[int, int], Array]) -> Sweeps:
 
 @dataclass(frozen=True, slots=True)
 class _Wiring:
-    """The edges: ends, [edges, 2]; tables; places of messages, [edges, 2]."""
+    """The edges.
+
+    Attributes:
+        layout: Of the values.
+        ends: Of each edge, [edges, 2].
+        tables: Of each edge.
+        places: Of its messages, [edges, 2].
+        weights: Share of its cost that a variable gives to each edge, [variables].
+    """
 
     layout: Layout
     ends: Indices
     tables: Sequence[Array]
     places: Indices
+    weights: Array
 
     def levels_from(self, *, source: int) -> Iterator[Level]:
         """The levels of the direction that starts at the first or second end."""
@@ -127,15 +143,11 @@ class _Wiring:
         at_source, at_target = np.arange(num_source), np.arange(num_target)
         offsets = self.layout.offsets
         i, j = self.ends[chosen, source], self.ends[chosen, target]
-        counts = [
-            np.bincount(self.ends[:, end], minlength=self.layout.num_variables)
-            for end in (0, 1)
-        ]
         return Step(
             tables=stacked,
             sources=offsets[i][:, None] + at_source,
             targets=offsets[j][:, None] + at_target,
-            weights=1.0 / np.maximum(*counts)[i][:, None],
+            weights=self.weights[i][:, None],
             received=self.places[chosen, source][:, None] + at_source,
             sent=self.places[chosen, target][:, None] + at_target,
         )
