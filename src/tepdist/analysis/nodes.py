@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from tepdist.program.graph import CONTROL_FLOW, Op, Program, Rule
+from tepdist.sharding import Sharding
 
 T = TypeVar("T", int, str)
 Dims = tuple[tuple[int, ...], ...]  # per dim of a tensor its factors, major first
@@ -94,6 +95,14 @@ def source_dims(
         used_by.get(factors[0], ()) if len(factors) == 1 else ()
         for factors in rule.operands[0]
     )
+
+
+def source_sharding(program: Program, broadcast: Op, wanted: Sharding) -> Sharding:
+    """How a broadcast's operand must lie for its result to lie as wanted."""
+    (source,) = broadcast.operands
+    if broadcast.rule is None:
+        return Sharding.replicated(len(program.values[source].shape))
+    return Sharding(source_dims(broadcast.rule, wanted.dims))
 
 
 def run_counts(program: Program) -> list[int]:

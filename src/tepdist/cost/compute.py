@@ -25,6 +25,7 @@ from tepdist.program.graph import (
     Program,
     Value,
 )
+from tepdist.program.sums import KIND as SUM
 
 Values = Sequence[Value]
 Count = Callable[[Op, Values], float]
@@ -146,7 +147,7 @@ _MATMULS: Mapping[str, Count] = MappingProxyType(
         "stablehlo.dot_general": dot_general_flops,
         "stablehlo.dot": dot_general_flops,
         "stablehlo.convolution": convolution_flops,
-        "sdy.named_computation": sum_flops,
+        SUM: sum_flops,
     }
 )
 # Ops whose cost is told elsewhere: by what a manual computation holds, as collectives.

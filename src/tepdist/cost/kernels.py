@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tepdist.analysis.nodes import BARRIER, source_dims
+from tepdist.analysis.nodes import BARRIER, source_sharding
 from tepdist.analysis.schedule import Kernels
 from tepdist.cost.fusion import Fusion
 from tepdist.cost.placed import Placed
@@ -81,12 +81,7 @@ class _Blocks:
         """How a broadcast's operand must lie for the result to lie as wanted."""
         key = (broadcast.signature, wanted)
         if key not in self._sources:
-            (source,) = broadcast.operands
-            rank = len(self.placed.program.values[source].shape)
-            lies = Sharding.replicated(rank)
-            if broadcast.rule is not None:
-                lies = Sharding(source_dims(broadcast.rule, wanted.dims))
-            self._sources[key] = lies
+            self._sources[key] = source_sharding(self.placed.program, broadcast, wanted)
         return self._sources[key]
 
 

@@ -39,7 +39,7 @@ def partial_sum(
         operands = [local[operand] for operand in op.operands]
         if op.operation.name == SCATTER:
             operands[1] = indices_within_shard(op.operation, operands, placed)
-        inner = _clone(op.operation, operands)
+        inner = clone_on(op.operation, operands)
         inner.results[0].set_type(_inferred(inner))
         local[whole] = inner.results[0]
     return [reduce_partial(local[terminator.operands[0]], placed)]
@@ -54,13 +54,14 @@ def partial_op(
     if operation.name == SCATTER:
         operands[0] = _first_alone(operands[0], placed, combine)
         operands[1] = indices_within_shard(operation, operands, placed)
-    inner = _clone(operation, operands)
+    inner = clone_on(operation, operands)
     (result,) = inner.results
     result.set_type(local_type(result.type, placed.partial(), placed.mesh))
     return [reduce_partial(result, placed, combine)]
 
 
-def _clone(op: ir.Operation, operands: Sequence[AnyValue]) -> ir.Operation:
+def clone_on(op: ir.Operation, operands: Sequence[AnyValue]) -> ir.Operation:
+    """The op again on other operands, of which it may have more than are given."""
     inner = op.clone()
     for position, operand in enumerate(operands):
         inner.operands[position] = operand

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import sdy
 
-from tepdist.lowering.partial import partial_op, partial_sum
+from tepdist.lowering.partial import clone_on, partial_op, partial_sum
 from tepdist.lowering.placed import Placed, local_type
 from tepdist.program.graph import CUSTOM_CALL
 from tepdist.program.module import AnyValue
@@ -76,9 +76,7 @@ def _shard(
     operation: ir.Operation, arguments: Sequence[AnyValue], placed: Placed
 ) -> list[AnyValue]:
     """The op on one device's shards."""
-    inner = operation.clone()
-    for position, argument in enumerate(arguments):
-        inner.operands[position] = argument
+    inner = clone_on(operation, arguments)
     for result, sharding in zip(inner.results, placed.results, strict=True):
         result.set_type(local_type(result.type, sharding, placed.mesh))
     if inner.name != TRANSFORM:

@@ -11,7 +11,7 @@ from typing import Any
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import sdy
 
-from tepdist.analysis.nodes import is_generated, source_dims
+from tepdist.analysis.nodes import is_generated, source_sharding
 from tepdist.cost.axis_parts import AxisPart, PartSharding
 from tepdist.cost.resharding import resharding_path
 from tepdist.lowering.per_device import run_per_device
@@ -236,7 +236,7 @@ class _Annotator:
             self._lying(
                 operand,
                 source.operands[position],
-                self._source(op, sharding),
+                source_sharding(self._program, op, sharding),
                 before=before,
             )
             for position, operand in enumerate(op.operands)
@@ -249,13 +249,6 @@ class _Annotator:
             return made
         stated: Value = sdy.ShardingConstraintOp(made, self._attribute(sharding)).result
         return stated
-
-    def _source(self, op: Op, sharding: Sharding) -> Sharding:
-        """How a broadcast's operand must lie for its result to lie like this."""
-        (operand,) = op.operands
-        if op.rule is None:
-            return Sharding.replicated(len(self._program.values[operand].shape))
-        return Sharding(source_dims(op.rule, sharding.dims))
 
     def _number(self, block: ir.Block) -> int:
         """A number of this block; blocks themselves do not hash."""

@@ -6,6 +6,7 @@ JSON states, and in its canonical form. The second takes a second for 55,000 ops
 which the parent reads the first.
 """
 
+import functools
 import gc
 import json
 import subprocess
@@ -31,12 +32,13 @@ class Prepared:
     """A normalised module and what it said before it was normalised.
 
     Attributes:
-        draft: Bytecode that says the same as the canonical one; often the same bytes.
+        draft: Gives bytecode that says the same as the canonical one; often the same
+            bytes. To be asked for before that.
         bytecode: Gives the canonical bytecode, which equal modules have in common.
         aliases: What the module said.
     """
 
-    draft: bytes = field(repr=False)
+    draft: Callable[[], bytes] = field(repr=False)
     bytecode: Callable[[], bytes] = field(repr=False)
     aliases: Aliases
 
@@ -89,7 +91,7 @@ class _Child:
             raise ProgramError(
                 fields["problem"], where=fields["where"], hint=fields["hint"]
             )
-        draft = self._output.read(fields["draft_bytes"])
+        draft = functools.partial(self._output.read, fields["draft_bytes"])
         aliases = Aliases.from_json(fields["aliases"])
         return Prepared(draft, self._bytecode, aliases)
 
@@ -129,14 +131,15 @@ def answer(prepare: Callable[[bytes], Prepared]) -> None:
     out = sys.stdout.buffer
     try:
         prepared = prepare(sys.stdin.buffer.read())
+        draft = prepared.draft()
     except ProgramError as error:
         fields = {"problem": error.problem, "where": error.where, "hint": error.hint}
         out.write(json.dumps(fields).encode() + b"\n")
         return
     header = {
         "aliases": prepared.aliases.to_json(),
-        "draft_bytes": len(prepared.draft),
+        "draft_bytes": len(draft),
     }
-    out.write(json.dumps(header).encode() + b"\n" + prepared.draft)
+    out.write(json.dumps(header).encode() + b"\n" + draft)
     out.flush()
     out.write(prepared.bytecode())

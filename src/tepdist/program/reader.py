@@ -72,9 +72,10 @@ def _read_here(data: bytes, name: str) -> tuple[Program, Aliases]:
 def _read_apart(data: bytes, name: str) -> tuple[Program, Aliases]:
     """Reads the draft while the child makes it canonical, which rarely changes it."""
     with prepared_apart(data) as prepared:
-        program = extract(prepared.draft, name)
+        draft = prepared.draft()
+        program = extract(draft, name)
         bytecode = prepared.bytecode()
-    if bytecode != prepared.draft:
+    if bytecode != draft:
         program = extract(bytecode, name)
     return program, prepared.aliases
 
@@ -93,7 +94,7 @@ def prepare(data: bytes) -> Prepared:
         normalise(module)
         _refuse_callbacks(module)
     return Prepared(
-        modules.to_bytecode(module),
+        functools.partial(modules.to_bytecode, module),
         functools.partial(modules.canonical_bytecode, module),
         aliases,
     )
