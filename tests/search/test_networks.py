@@ -232,7 +232,6 @@ class Usages:
     """The usages of a network as memory over time."""
 
     fixed = 0.0
-    pairs = frozenset()
 
     def __init__(self, net: Network) -> None:
         self._net = net
@@ -330,7 +329,7 @@ def test_changes_of_one_variable_at_a_time_overflow_less_or_cost_less(seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_repriced_messages_bound_the_repriced_network(seed):
     net = network(seed)
-    relaxation = Relaxation(net, itertools.combinations(range(net.num_variables), 2))
+    relaxation = Relaxation(net)
     relaxation.sweep(5)
     other = replace(network(seed + len(SEEDS)), shared=())
     added = replace(

@@ -100,7 +100,7 @@ def make_candidate(
             raise _cannot_honour(structure, variable, question.matched)
     problem = builder.build()
     memory = MemoryModel(structure, problem)
-    relaxation = Relaxation(problem.network, memory.pairs)
+    relaxation = Relaxation(problem.network)
     relaxation.sweep(FIRST_SWEEPS)
     limited = LimitedSearch(
         problem.network, memory, question.limit, relaxation=relaxation

@@ -101,12 +101,6 @@ class Copies:
     def _flat(self) -> "_Flat":
         return _Flat.of(self._pairs)
 
-    @property
-    def pairs(self) -> set[tuple[int, int]]:
-        """Variables that decide about a copy together, lower first."""
-        found = {(kind.source, kind.target) for kind in self._structure.kinds}
-        return {(min(pair), max(pair)) for pair in found if pair[0] != pair[1]}
-
     def _chosen(self, assignment: Sequence[int]) -> tuple[Array, NDArray[np.intp]]:
         """Local bytes and sharding of the copy of each link, [links] x 2."""
         bytes_, shardings = self._flat.chosen(np.asarray(assignment, np.intp))

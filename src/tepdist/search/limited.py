@@ -72,8 +72,7 @@ class LimitedSearch:
             network: Costs, no limits.
             memory: Of its assignments.
             limit: Of the memory at any time [B].
-            relaxation: Messages of the network, with the memory's pairs; they go on
-                from prices to prices.
+            relaxation: Messages of the network; they go on from prices to prices.
         """
         self._network = network
         self._memory = memory

@@ -51,11 +51,6 @@ class TimedMemory(Protocol):
 class Memory(TimedMemory, Protocol):
     """Memory whose use can be priced into costs."""
 
-    @property
-    def pairs(self) -> set[tuple[int, int]]:
-        """Variables that prices may add binary costs to, lower first."""
-        ...
-
     def priced(
         self, network: Network, prices: Mapping[int, float], /, *, spanning: bool
     ) -> Network:
@@ -145,11 +140,6 @@ class MemoryModel:
         for i, j, table in self._copies.priced(prices, spanning=spanning):
             costs.add_pairs(i, j, table)
         return replace(network, unary=tuple(costs.unary), binary=costs.binary)
-
-    @property
-    def pairs(self) -> set[tuple[int, int]]:
-        """Variables that prices may add binary costs to, lower first."""
-        return self._copies.pairs
 
     def usages(self, times: Sequence[int]) -> tuple[Array, ...]:
         """Usage of each value of each variable at these times [B]."""

@@ -4,7 +4,7 @@ Shared costs are divided among all who might take a column, so that no assignmen
 costs more than in the network itself, and limits are left aside.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,18 +26,12 @@ class Relaxation:
         bound: No assignment costs less.
     """
 
-    def __init__(self, network: Network, pairs: Iterable[tuple[int, int]] = ()) -> None:
-        """Prepares the messages.
-
-        Args:
-            network: Its limits are left aside.
-            pairs: Variables between which other prices may add costs, lower first.
-        """
+    def __init__(self, network: Network) -> None:
         nothing = tuple(np.zeros_like(costs) for costs in network.unary)
         self._divided = replace(network, unary=nothing, binary={}).charged(
             network.shared, divided=True
         )
-        ends = {*network.binary, *self._divided.binary, *pairs}
+        ends = {*network.binary, *self._divided.binary}
         around = np.zeros(network.num_variables, np.intp)
         for i, j in ends:
             around[[i, j]] += 1
@@ -77,7 +71,11 @@ class Relaxation:
         return found
 
     def price(self, network: Network) -> None:
-        """Goes on with other costs, but the same shared ones; the bound starts anew."""
+        """Goes on with other costs, but the same shared ones; the bound starts anew.
+
+        Costs are at least 0. Those between variables that had none in common before
+        are left out of messages and bound.
+        """
         self._unary = np.concatenate(self._ordered(network))
         self._messages.price(self._tables(network))
         self._descent = Descent(network)

@@ -43,8 +43,10 @@ Progress = Callable[[str, float], None]
 # more than 20 s (2 cores, 2026-11).
 _MAX_CUT_VARIABLES = 32
 # Unless told how long to search, O2 spends no more on limits, all meshes together [s].
-_LIMITS_S = 8.0
-_SCATTERING = 0.6  # of that is left when recombination begins
+_LIMITS_S = 10.0
+# Shares: of that for the answer without limits, which may fit after all; of what is
+# left then for recombined answers.
+_FREE, _RECOMBINING = 0.3, 0.6
 # Three axes are for O3 where they take long: 5 of 14 s of a GPT of 425 variables on
 # 128x8, for 3.5 % of the step (2 cores, 2026-11).
 _MAX_REFINED_VARIABLES = 200
@@ -261,22 +263,24 @@ def _solve_exactly(
     """
     search, network = candidate.limited, candidate.problem.network
     is_small = network.num_variables <= _MAX_CUT_VARIABLES
-    if is_small or not search.binds:
-        free = SharingSearch(
-            network, search.outcome.assignment, time_limit_s=clock.left, upper=best
-        ).run()
-        bound = max(candidate.bound, free.lower_bound)
-        search.run(free.assignment, bound=bound, out_of_time=clock.is_over)
-        is_proven = bound >= min(best, search.outcome.cost) * (1 - PROVEN)
-        if is_proven or not search.binds:
-            return search.outcome
+    most_s = clock.left
+    if search.binds and not is_small:
+        most_s = clock.left_for_limits(share * _FREE)()
+    free = SharingSearch(
+        network, search.outcome.assignment, time_limit_s=most_s, upper=best
+    ).run()
+    bound = max(candidate.bound, free.lower_bound)
+    found = search.run(free.assignment, bound=bound, out_of_time=clock.is_over)
+    if found.peak <= search.limit:
+        best = min(best, found.cost)
+    if bound >= best * (1 - PROVEN) or not search.binds:
+        return found
     left_s = clock.left_for_limits(share)
     if is_small:
-        upper = min(best, search.outcome.cost) if search.fitting else best
         cuts = CutSearch(network, candidate.memory, search.limit)
-        return cuts.run(search.outcome, left_s=left_s, upper=upper)
-    scattering_s = left_s() * _SCATTERING
-    search.scatter(out_of_time=lambda: left_s() < scattering_s)
+        return cuts.run(search.outcome, left_s=left_s, upper=best)
+    recombining_s = left_s() * _RECOMBINING
+    search.scatter(out_of_time=lambda: left_s() < recombining_s)
     if search.fitting:
         recombine(network, candidate.memory, search=search, left_s=left_s)
     return search.outcome
