@@ -122,9 +122,10 @@ class LimitedSearch:
             prices: To begin with.
         """
         self._bound = max(bound, self._bound)
-        self.offer(tuple(start))
-        if self.outcome.peak <= self.limit:
+        if self.offer(tuple(start)).peak <= self.limit:
             return self.outcome
+        if self._prices.any() and self._fitting:
+            return self.outcome  # what prices can find is found
         self._times += [time for time, _ in prices if time not in self._times]
         known = dict(prices)
         self._prices = np.array([known.get(time, 0.0) for time in self._times])

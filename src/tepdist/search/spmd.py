@@ -18,6 +18,7 @@ from tepdist.errors import NoPlanFits
 from tepdist.plans.types import Options, SearchRecord, Stage
 from tepdist.program.graph import Program
 from tepdist.program.roles import Roles
+from tepdist.search.allocation import allocated_within, decoded
 from tepdist.search.candidates import (
     PROVEN,
     SWEEPS,
@@ -33,7 +34,6 @@ from tepdist.search.meshes import candidate_meshes
 from tepdist.search.recombination import recombine
 from tepdist.search.refinement import refine
 from tepdist.search.sharing import SharingSearch
-from tepdist.search.staging import make_stage
 from tepdist.search.structure import build_structure
 from tepdist.solver import child
 
@@ -170,14 +170,11 @@ def _answered(
     assert chosen.outcome is not None
     if chosen.outcome.peak > limit:
         raise _nothing_fits(found, limit)
-    stage = make_stage(
-        question.structure,
-        chosen.problem,
-        chosen.outcome.assignment,
-        memory=chosen.memory,
+    staged = allocated_within(
+        question, found, decoded(question, chosen), out_of_time=clock.is_over
     )
     clock.lap("staging")
-    return found, chosen, stage
+    return found, staged.candidate, staged.stage
 
 
 def _refines(question: Question) -> bool:
@@ -270,20 +267,21 @@ def _solve_exactly(
         network, search.outcome.assignment, time_limit_s=most_s, upper=best
     ).run()
     bound = max(candidate.bound, free.lower_bound)
+    fits = search.offer(free.assignment).peak <= search.limit
     found = search.run(free.assignment, bound=bound, out_of_time=clock.is_over)
-    if found.peak <= search.limit:
+    if search.fitting:
         best = min(best, found.cost)
-    if bound >= best * (1 - PROVEN) or not search.binds:
+    if fits or bound >= best * (1 - PROVEN):
         return found
     left_s = clock.left_for_limits(share)
-    if is_small:
-        cuts = CutSearch(network, candidate.memory, search.limit)
-        return cuts.run(search.outcome, left_s=left_s, upper=best)
-    recombining_s = left_s() * _RECOMBINING
-    search.scatter(out_of_time=lambda: left_s() < recombining_s)
-    if search.fitting:
-        recombine(network, candidate.memory, search=search, left_s=left_s)
-    return search.outcome
+    if not is_small:
+        recombining_s = left_s() * _RECOMBINING
+        search.scatter(out_of_time=lambda: left_s() < recombining_s)
+        if search.fitting:
+            recombine(network, candidate.memory, search=search, left_s=left_s)
+            return search.outcome
+    cuts = CutSearch(network, candidate.memory, search.limit)
+    return cuts.run(search.outcome, left_s=left_s, upper=best)
 
 
 def _nothing_fits(candidates: Sequence[Candidate], limit: float) -> NoPlanFits:
