@@ -77,7 +77,8 @@ def test_one_device_needs_no_collective(plan):
 def test_a_limit_that_does_not_bind_costs_nothing(plan):
     mesh = Mesh.parse("2x2")
     free = plan(mesh=mesh)
-    limit = free.predicted.memory_per_device_bytes + 1
+    memory = free.stages[0].memory
+    limit = max(memory.peak, memory.allocated) + 1
     limited = plan(mesh=mesh, memory_limit_bytes=limit)
     assert limited.predicted.memory_per_device_bytes <= limit
     assert limited.search.cost_s == pytest.approx(free.search.cost_s, rel=1e-6)
@@ -97,6 +98,24 @@ def test_a_lower_limit_never_costs_less(plan):
         assert found.predicted.memory_per_device_bytes <= limit
         assert found.search.cost_s >= cost_s * (1 - 1e-6)
         assert found.search.lower_bound_s <= found.search.cost_s
+
+
+def test_what_is_allocated_keeps_the_limit_where_some_plan_does(plan):
+    mesh = Mesh.parse("4")
+    peak = plan(mesh=mesh).predicted.memory_per_device_bytes
+    memories = []
+    for share in (0.95, 0.9, 0.85, 0.8):
+        try:
+            found = plan(mesh=mesh, memory_limit_bytes=int(share * peak))
+        except NoPlanFits:
+            break
+        memories.append(found.stages[0].memory)
+    least = min(memory.allocated for memory in memories)
+    for share, memory in zip((0.95, 0.9, 0.85, 0.8), memories, strict=False):
+        limit = int(share * peak)
+        assert memory.peak <= limit
+        # A plan for a lower limit would have done.
+        assert memory.allocated <= limit or least > limit
 
 
 @pytest.mark.parametrize("limit_s", [0.0, 1.0, 3.0])

@@ -11,9 +11,8 @@ from tepdist.errors import OptionsError
 from tepdist.plans.types import Options
 from tepdist.search.constraints import wanted_shardings
 from tepdist.search.descent import Descent
-from tepdist.search.limited import LimitedSearch, Outcome, rank
+from tepdist.search.limited import LimitedSearch, Outcome, Prices, rank
 from tepdist.search.memory import MemoryModel
-from tepdist.search.network import Network
 from tepdist.search.problem import Builder, Problem
 from tepdist.search.relaxation import Relaxation
 from tepdist.search.strategies import Held
@@ -56,6 +55,7 @@ class Candidate:
     problem: Problem
     memory: MemoryModel
     relaxation: Relaxation
+    limited: LimitedSearch
     outcome: Outcome | None = None
 
     def rank(self, limit: float) -> tuple[float, float]:
@@ -67,9 +67,14 @@ class Candidate:
     @property
     def bound(self) -> float:
         """No plan of this problem costs less [s]."""
-        known = None if self.outcome is None else self.outcome.lower_bound
-        bound = self.relaxation.bound
-        return bound if known is None else max(bound, known)
+        if self.outcome is None or self.outcome.lower_bound is None:
+            return self.relaxation.bound
+        return self.outcome.lower_bound
+
+    @property
+    def least_peak(self) -> float:
+        """No plan of this problem takes less memory [B]."""
+        return float(self.memory.least_profile().max())
 
 
 def make_candidate(
@@ -94,46 +99,41 @@ def make_candidate(
         if not len(space):
             raise _cannot_honour(structure, variable, question.matched)
     problem = builder.build()
+    memory = MemoryModel(structure, problem)
     relaxation = Relaxation(problem.network)
     relaxation.sweep(FIRST_SWEEPS)
-    return Candidate(mesh, problem, MemoryModel(structure, problem), relaxation)
+    limited = LimitedSearch(
+        problem.network, memory, question.limit, relaxation=relaxation
+    )
+    return Candidate(mesh, problem, memory, relaxation, limited)
 
 
 def first_answer(
     candidate: Candidate,
-    limit: float,
     start: Sequence[int] | None = None,
     *,
     out_of_time: Callable[[], bool],
+    prices: Prices = (),
 ) -> Outcome:
     """An answer by messages and descent alone.
 
     Args:
         candidate: Whose problem it answers.
-        limit: Of the memory of one device [B].
         start: An assignment that the answer shall not be worse than.
         out_of_time: Asked between tries.
+        prices: Of memory, to begin with.
     """
-
-    def improve(
-        priced: Network, start: Sequence[int]
-    ) -> tuple[tuple[int, ...], float | None]:
-        if priced is network:
-            return tuple(start), None
-        relaxation = Relaxation(priced)
-        relaxation.sweep(FIRST_SWEEPS)
-        found = (relaxation.rounded(), Descent(priced).improve(start))
-        return min(found, key=priced.cost), relaxation.bound
-
-    network, memory = candidate.problem.network, candidate.memory
+    network, search = candidate.problem.network, candidate.limited
     first = candidate.relaxation.rounded()
     if start is not None:
         first = min(first, Descent(network).improve(start), key=network.cost)
-    if memory.least_profile().max() > limit:
-        peak = float(memory.profile(first).max())
+        search.offer(tuple(start))
+    if candidate.least_peak > search.limit:
+        peak = float(candidate.memory.profile(first).max())
         return Outcome(first, network.cost(first), peak, lower_bound=np.inf)
-    search = LimitedSearch(network, memory, limit, solve=improve)
-    return search.run(first, out_of_time=out_of_time)
+    return search.run(
+        first, bound=candidate.bound, out_of_time=out_of_time, prices=prices
+    )
 
 
 def _cannot_honour(

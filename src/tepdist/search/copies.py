@@ -4,11 +4,14 @@ A value that is read in a sharding that needs communication exists twice while i
 read: the copies that several readers share exist from the first to the last.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tepdist.cost.pricing import Pricing
 from tepdist.search.problem import Problem
 from tepdist.search.reads import link_tensors
 from tepdist.search.shared import Array
@@ -16,57 +19,92 @@ from tepdist.search.structure import LinkKind, Structure
 from tepdist.sharding import Sharding
 
 
+@dataclass(frozen=True, slots=True)
 class _Pairs:
     """The copies that one kind of link makes: compact, by pairs of shardings.
 
     Attributes:
         source: Variable of the groups that define the tensor.
         target: Variable of the groups that read it.
+        rows: Row of each value of the source, [values of source].
+        columns: Column of each value of the target, [values of target].
+        bytes_: Local bytes of the copy, 0 if there is none [B], [rows, columns].
+        shardings: Of the copy, as numbers, [columns].
     """
 
-    def __init__(self, structure: Structure, problem: Problem, kind: LinkKind) -> None:
-        written, read = link_tensors(structure, kind)
-        self.source, self.target = kind.source, kind.target
-        self._sources, self._rows = problem.spaces[kind.source].lies(written)
-        self._targets, self._columns = problem.spaces[kind.target].lies(read)
-        self._pricing = problem.pricing
-        self._bytes = structure.program.values[read.value].bytes_
-
-    def chosen(self, assignment: Sequence[int]) -> tuple[float, Sharding]:
-        """Local bytes of the copy, 0 if there is none, and its sharding."""
-        source = self._sources[self._rows[assignment[self.source]]]
-        target = self._targets[self._columns[assignment[self.target]]]
-        if source is target or not self._pricing.communicates(source, target):
-            return 0.0, target
-        return self._local(target), target
-
-    def _local(self, target: Sharding) -> float:
-        return self._bytes / target.num_shards(self._pricing.mesh)
+    source: int
+    target: int
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    bytes_: Array
+    shardings: NDArray[np.intp]
 
     def table(self) -> Array:
-        """Local bytes for each pair of strategies."""
-        steps = self._pricing.num_steps(self._sources, self._targets)
-        local = np.array([self._local(target) for target in self._targets])
-        bytes_: Array = np.where(steps > 0, local, 0.0)
-        return bytes_[np.ix_(self._rows, self._columns)]
+        """Local bytes for each pair of strategies [B]."""
+        return self.bytes_[np.ix_(self.rows, self.columns)]
+
+
+class _Numbering:
+    """Shardings as numbers, and which pairs of them a copy lies between.
+
+    Lists of shardings are known by identity: spaces give the same ones again, and to
+    hash them is slow.
+    """
+
+    def __init__(self, pricing: Pricing) -> None:
+        self._pricing = pricing
+        self._numbers: dict[Sharding, int] = {}
+        self._of: dict[int, tuple[object, NDArray[np.intp]]] = {}
+        self._shares: dict[tuple[int, int], tuple[object, Array]] = {}
+
+    def numbers(self, shardings: tuple[Sharding, ...]) -> NDArray[np.intp]:
+        """Number of each sharding."""
+        if id(shardings) not in self._of:
+            numbers = self._numbers
+            found = [numbers.setdefault(s, len(numbers)) for s in shardings]
+            self._of[id(shardings)] = (shardings, np.array(found, np.intp))
+        return self._of[id(shardings)][1]
+
+    def shares(
+        self, sources: tuple[Sharding, ...], targets: tuple[Sharding, ...]
+    ) -> Array:
+        """Share of a tensor that its copy takes on a device, [sources, targets]."""
+        key = (id(sources), id(targets))
+        if key not in self._shares:
+            mesh = self._pricing.mesh
+            steps = self._pricing.num_steps(sources, targets)
+            local = np.array([1.0 / target.num_shards(mesh) for target in targets])
+            table: Array = np.where(steps > 0, local, 0.0)
+            self._shares[key] = ((sources, targets), table)
+        return self._shares[key][1]
 
 
 class Copies:
     """Copies of one problem, as flat arrays over all links."""
 
     def __init__(self, structure: Structure, problem: Problem) -> None:
-        self._ids: dict[Sharding, int] = {}
-        self._pairs = [_Pairs(structure, problem, kind) for kind in structure.kinds]
+        self._structure, self._problem = structure, problem
         links = structure.copied_links
         self._kind = links.kind
         self._value, self._position = links.value, links.position
+        self._known: dict[tuple[int, bool], dict[int, float]] = {}
 
-    def _chosen(self, assignment: Sequence[int]) -> tuple[Array, NDArray[np.int64]]:
+    @cached_property
+    def _pairs(self) -> list[_Pairs]:
+        numbering = _Numbering(self._problem.pricing)
+        return [
+            _pairs(self._structure, self._problem, kind, numbering=numbering)
+            for kind in self._structure.kinds
+        ]
+
+    @cached_property
+    def _flat(self) -> "_Flat":
+        return _Flat.of(self._pairs)
+
+    def _chosen(self, assignment: Sequence[int]) -> tuple[Array, NDArray[np.intp]]:
         """Local bytes and sharding of the copy of each link, [links] x 2."""
-        pairs = [pair.chosen(assignment) for pair in self._pairs]
-        bytes_ = np.array([local for local, _ in pairs])
-        ids = [self._ids.setdefault(target, len(self._ids)) for _, target in pairs]
-        return bytes_[self._kind], np.array(ids, np.int64)[self._kind]
+        bytes_, shardings = self._flat.chosen(np.asarray(assignment, np.intp))
+        return bytes_[self._kind], shardings[self._kind]
 
     def intervals(
         self, assignment: Sequence[int]
@@ -74,7 +112,7 @@ class Copies:
         """First position, last position and local bytes of each copy [n] x 3."""
         bytes_, shardings = self._chosen(assignment)
         moved = bytes_ > 0
-        keys = self._value[moved] * (len(self._ids) + 1) + shardings[moved]
+        keys = self._value[moved] * self._flat.num_shardings + shardings[moved]
         unique, inverse = np.unique(keys, return_inverse=True)
         position = self._position[moved]
         start = np.full(len(unique), np.iinfo(np.int64).max)
@@ -110,17 +148,34 @@ class Copies:
             found.append((local, tuple(sorted(deciding))))
         return found
 
-    def read_at(self, time: int, *, spanning: bool) -> Iterator[tuple[int, int, Array]]:
-        """Copies at a position: who decides, and bytes for each pair of strategies.
-
-        Those that are read there, of several reads of one value one: no more than
-        exist.
+    def priced(
+        self, prices: Mapping[int, float], *, spanning: bool
+    ) -> Iterator[tuple[int, int, Array]]:
+        """What copies cost: who decides, and the cost of each pair of strategies.
 
         Args:
-            time: Position.
+            prices: Position to the price of a byte in use there.
             spanning: Whether those that are read before and after count too, half
                 for the last read before and half for the first after.
         """
+        weights: dict[int, float] = {}
+        for time, price in prices.items():
+            for kind, share in self._shares(time, spanning=spanning).items():
+                weights[kind] = weights.get(kind, 0.0) + price * share
+        for kind, weight in weights.items():
+            pair = self._pairs[kind]
+            if pair.bytes_.any():
+                yield pair.source, pair.target, weight * pair.table()
+
+    def _shares(self, time: int, *, spanning: bool) -> dict[int, float]:
+        """Kinds of links to how many of their copies are in use at a position.
+
+        Those that are read there, of several reads of one value one: no more than
+        exist.
+        """
+        known = self._known.get((time, spanning))
+        if known is not None:
+            return known
         shares: dict[int, float] = {}
         here = np.flatnonzero(self._position == time)
         read, first = np.unique(self._value[here], return_index=True)
@@ -130,11 +185,12 @@ class Copies:
             after = self._nearest(self._position > time, sign=1)
             for value in before.keys() & after.keys() - set(read.tolist()):
                 shares.update({before[value]: 0.5, after[value]: 0.5})
+        found: dict[int, float] = {}
         for link, share in shares.items():
-            pair = self._pairs[self._kind[link]]
-            table = pair.table()
-            if table.any():
-                yield pair.source, pair.target, share * table
+            kind = int(self._kind[link])
+            found[kind] = found.get(kind, 0.0) + share
+        self._known[time, spanning] = found
+        return found
 
     def _nearest(self, among: NDArray[np.bool_], *, sign: int) -> dict[int, int]:
         """For each value its read of least position, or of most if the sign is -1."""
@@ -142,3 +198,86 @@ class Copies:
         links = links[np.argsort(sign * self._position[links], kind="stable")]
         values, first = np.unique(self._value[links], return_index=True)
         return dict(zip(values.tolist(), links[first].tolist(), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Flat:
+    """The tables of all kinds of links one after the other.
+
+    Attributes:
+        sources: Variable of the source of each kind, [kinds]; likewise `targets`.
+        row_starts: Of each kind in `rows`, [kinds]; likewise `column_starts`.
+        rows: Row of each value of each source; likewise `columns`.
+        starts: Of each kind in `bytes_`, [kinds].
+        widths: Columns of each kind, [kinds].
+        bytes_: Local bytes of copies [B].
+        sharding_starts: Of each kind in `shardings`, [kinds].
+        shardings: Of the copies, by column.
+    """
+
+    sources: NDArray[np.intp]
+    targets: NDArray[np.intp]
+    row_starts: NDArray[np.intp]
+    column_starts: NDArray[np.intp]
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    starts: NDArray[np.intp]
+    widths: NDArray[np.intp]
+    bytes_: Array
+    sharding_starts: NDArray[np.intp]
+    shardings: NDArray[np.intp]
+
+    @staticmethod
+    def of(pairs: Sequence[_Pairs]) -> "_Flat":
+        """The tables of some kinds."""
+        return _Flat(
+            sources=np.array([pair.source for pair in pairs], np.intp),
+            targets=np.array([pair.target for pair in pairs], np.intp),
+            row_starts=_starts([len(pair.rows) for pair in pairs]),
+            column_starts=_starts([len(pair.columns) for pair in pairs]),
+            rows=_joined([pair.rows for pair in pairs]),
+            columns=_joined([pair.columns for pair in pairs]),
+            starts=_starts([pair.bytes_.size for pair in pairs]),
+            widths=np.array([pair.bytes_.shape[1] for pair in pairs], np.intp),
+            bytes_=np.concatenate([np.zeros(0), *(p.bytes_.ravel() for p in pairs)]),
+            sharding_starts=_starts([len(pair.shardings) for pair in pairs]),
+            shardings=_joined([pair.shardings for pair in pairs]),
+        )
+
+    @property
+    def num_shardings(self) -> int:
+        return int(self.shardings.max(initial=0)) + 1
+
+    def chosen(self, assignment: NDArray[np.intp]) -> tuple[Array, NDArray[np.intp]]:
+        """Local bytes and sharding of the copy of each kind, [kinds] x 2."""
+        row = self.rows[self.row_starts + assignment[self.sources]]
+        column = self.columns[self.column_starts + assignment[self.targets]]
+        return (
+            self.bytes_[self.starts + row * self.widths + column],
+            self.shardings[self.sharding_starts + column],
+        )
+
+
+def _starts(sizes: Sequence[int]) -> NDArray[np.intp]:
+    return np.cumsum([0, *sizes], dtype=np.intp)[:-1]
+
+
+def _joined(arrays: Sequence[NDArray[np.intp]]) -> NDArray[np.intp]:
+    return np.concatenate([np.zeros(0, np.intp), *arrays])
+
+
+def _pairs(
+    structure: Structure, problem: Problem, kind: LinkKind, *, numbering: _Numbering
+) -> _Pairs:
+    written, read = link_tensors(structure, kind)
+    sources, rows = problem.spaces[kind.source].lies(written)
+    targets, columns = problem.spaces[kind.target].lies(read)
+    whole = structure.program.values[read.value].bytes_
+    return _Pairs(
+        source=kind.source,
+        target=kind.target,
+        rows=rows,
+        columns=columns,
+        bytes_=whole * numbering.shares(sources, targets),
+        shardings=numbering.numbers(targets),
+    )

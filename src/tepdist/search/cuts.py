@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tepdist.search.limited import Outcome
-from tepdist.search.memory import MemoryModel, Term
+from tepdist.search.memory import Term, TimedMemory
 from tepdist.search.network import Network
 from tepdist.search.shared import Array
 from tepdist.search.solver import Clause, solve_within
@@ -39,7 +39,7 @@ class _Overflow:
 class CutSearch:
     """One mesh's search by cuts."""
 
-    def __init__(self, network: Network, memory: MemoryModel, limit: float) -> None:
+    def __init__(self, network: Network, memory: TimedMemory, limit: float) -> None:
         self._network = network
         self._memory = memory
         self._limit = limit

@@ -1,58 +1,40 @@
-"""Solving one mesh within its memory: prices of a byte at the times that overflow.
+"""One mesh within its memory: prices of a byte at the times that overflow.
 
-Memory is relaxed into the costs with a price at each time that overflowed so far. Each
-answer says how its cost would change with the prices; the next prices are the best
-ones by all answers (bundle method). They are raised until an answer fits, and what
-room that leaves is used up by descent within the limit.
+Memory is relaxed into the costs with a price at each time that overflowed so far. For
+any prices, messages give a bound and an answer in a few hundredths of a second. Each
+answer says how its cost would change with the prices; the next prices are the best ones
+by all answers (bundle method). Answers that overflow are changed one variable at a time
+until they fit, and then while that is cheaper.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from tepdist.search.descent import Descent
-from tepdist.search.memory import Term
+from tepdist.search.memory import Memory
 from tepdist.search.network import Network
+from tepdist.search.relaxation import Relaxation
 from tepdist.search.shared import Array
+from tepdist.search.within import Within
 from tepdist.solver.bundle import best_prices
 from tepdist.solver.candidates import peaks
 
 Prices = tuple[tuple[int, float], ...]  # a time, price of a whole limit at it [s]
-# (network, start) -> assignment and a lower bound on the network's cost, or None.
-Solve = Callable[[Network, Sequence[int]], tuple[tuple[int, ...], float | None]]
+OutOfTime = Callable[[], bool]
 
-_STEPS = 12
+_STEPS = 10
+_NEXT_STEPS = 4  # from prices of a similar problem
 _PROGRESS = 1e-3  # relative gain that is worth another step
 _FIRST_RADIUS = 0.1  # of the first cost, for the price of a whole limit
 _GROWTH, _SHRINKAGE = 1.5, 0.7
-_PRESSURES = (1.0, 1.2, 1.5, 2.0, 3.0, *(4.0**power for power in range(1, 10)))
-_EASINGS = 4
+_PRESSURES = (1.0, 1.5, 2.0, 3.0, *(4.0**power for power in range(1, 10)))
 _MOST_TIMES = 40
-_MOST_ROUNDS = 4  # of adding times while memory is all that counts
-_MOST_TRIES = 400  # of changes of one variable within the limit
-
-
-class Memory(Protocol):
-    """Memory of assignments over time; see `MemoryModel`."""
-
-    def profile(self, assignment: Sequence[int], /) -> Array:
-        """Bytes in use at each time."""
-        ...
-
-    def terms(self, assignment: Sequence[int], time: int, /) -> Iterable[Term]:
-        """What is in use at a time, and which variables put it there."""
-        ...
-
-    def priced(
-        self, network: Network, prices: Mapping[int, float], /, *, spanning: bool
-    ) -> Network:
-        """A network with the use at some times priced into its costs.
-
-        No more is priced than is in use, unless `spanning`.
-        """
-        ...
+_REPAIRED = 3  # of the answers of the ascent, the most promising
+_NEXT_REPAIRED = 1
+_SPREAD = 0.5  # of the logarithm of random prices
+_LEAST_SCALE, _MOST_SCALE = 0.8, 2.0  # of all random prices of one try
+_PATIENCE = 16  # tries without a cheaper answer before the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +46,7 @@ class Outcome:
         cost: Its cost [s].
         peak: Its peak memory [B].
         lower_bound: No assignment that fits costs less [s]; None without a proof.
-        prices: Where a search with a better solver goes on.
+        prices: Where the search of a similar problem may begin.
     """
 
     assignment: tuple[int, ...]
@@ -75,10 +57,14 @@ class Outcome:
 
 
 class LimitedSearch:
-    """One mesh's search; remembers the best answer so far."""
+    """One mesh's search; remembers what it found.
+
+    Attributes:
+        limit: Of the memory at any time [B].
+    """
 
     def __init__(
-        self, network: Network, memory: Memory, limit: float, *, solve: Solve
+        self, network: Network, memory: Memory, limit: float, *, relaxation: Relaxation
     ) -> None:
         """Prepares a search.
 
@@ -86,208 +72,198 @@ class LimitedSearch:
             network: Costs, no limits.
             memory: Of its assignments.
             limit: Of the memory at any time [B].
-            solve: Finds a good or the best assignment of a network.
+            relaxation: Messages of the network; they go on from prices to prices.
         """
         self._network = network
         self._memory = memory
-        self._limit = limit
-        self._solve = solve
+        self.limit = limit
+        self._relaxation = relaxation
+        self._within = Within(network, memory, limit)
         self._times: list[int] = []
-        self._profiles: dict[tuple[int, ...], Array] = {}
+        self._prices = np.zeros(0)
+        self._answers: dict[tuple[int, ...], tuple[float, Array]] = {}
+        self._fitting: dict[tuple[int, ...], float] = {}
         self._best: Outcome | None = None
-        self._bound: float | None = None
+        self._bound = 0.0
+        self._random = np.random.default_rng(0)
+
+    @property
+    def outcome(self) -> Outcome:
+        """The best so far; something must have been offered."""
+        best = self._best
+        assert best is not None
+        prices = tuple(zip(self._times, self._prices.tolist(), strict=False))
+        return Outcome(best.assignment, best.cost, best.peak, self._bound, prices)
+
+    @property
+    def binds(self) -> bool:
+        """Whether an answer without prices overflowed."""
+        return bool(self._times)
+
+    @property
+    def fitting(self) -> list[tuple[int, ...]]:
+        """Assignments that fit, cheapest first."""
+        return sorted(self._fitting, key=self._fitting.__getitem__)
 
     def run(
         self,
         start: Sequence[int],
         *,
-        out_of_time: Callable[[], bool],
+        bound: float,
+        out_of_time: OutOfTime,
         prices: Prices = (),
     ) -> Outcome:
-        """The best assignment within the limit that was found.
+        """An answer within the limit, after a few prices.
 
         Args:
-            start: Any assignment.
-            out_of_time: Asked between solves.
+            start: The best answer known, whether it fits or not.
+            bound: No assignment costs less.
+            out_of_time: Asked between prices; some answer is found in any case.
             prices: To begin with.
         """
-        self._times = [time for time, _ in prices]
-        assignment, self._bound = self._solve(self._network, start)
-        first = self._offer(assignment)
-        found = np.array([price for _, price in prices])
-        if first.peak > self._limit:
-            self._offer(tuple(start))
-            found = self._ascend(found, out_of_time)
-            self._raise_bound(found)
-            self._press(found, out_of_time)
-            self._shrink(out_of_time)
-            self._fill(out_of_time)
-        best = self._best
-        assert best is not None
-        known = tuple(zip(self._times, found.tolist(), strict=False))
-        return Outcome(best.assignment, best.cost, best.peak, self._bound, known)
+        self._bound = max(bound, self._bound)
+        if self.offer(tuple(start)).peak <= self.limit:
+            return self.outcome
+        if self._prices.any() and self._fitting:
+            return self.outcome  # what prices can find is found
+        self._times += [time for time, _ in prices if time not in self._times]
+        known = dict(prices)
+        self._prices = np.array([known.get(time, 0.0) for time in self._times])
+        self._ascend(out_of_time)
+        self._raise_bound()
+        for assignment in self._most_promising(_NEXT_REPAIRED if prices else _REPAIRED):
+            if self.outcome.peak <= self.limit and out_of_time():
+                break
+            self._repair(assignment, out_of_time)
+        if self.outcome.peak > self.limit:
+            self._press(out_of_time)
+        return self.outcome
 
-    def _ascend(self, near: Array, out_of_time: Callable[[], bool]) -> Array:
-        """The best prices found, of a whole limit at each known time."""
-        reached = -np.inf
+    def scatter(self, *, out_of_time: OutOfTime) -> Outcome:
+        """A better answer, by random prices around the best ones.
+
+        Ends once nothing cheaper is found any more, or it is out of time.
+        """
+        waiting = _PATIENCE
+        while waiting and not out_of_time():
+            before = self.outcome
+            prices = np.pad(self._prices, (0, len(self._times) - len(self._prices)))
+            prices *= np.exp(self._random.normal(0.0, _SPREAD, len(prices)))
+            prices *= self._random.uniform(_LEAST_SCALE, _MOST_SCALE)
+            found = self._at(prices)
+            if found not in self._answers:
+                self.offer(found)
+                self._repair(found, out_of_time)
+            waiting = _PATIENCE if self.outcome.cost < before.cost else waiting - 1
+        return self.outcome
+
+    def marginals(self) -> list[Array]:
+        """About what the best assignment costs with each value, at the best prices."""
+        self._at(self._prices)
+        return self._relaxation.marginals()
+
+    def offer(self, assignment: tuple[int, ...]) -> Outcome:
+        """Takes note of an assignment and of the times at which it overflows."""
+        profile = self._memory.profile(assignment)
+        cost = self._network.cost(assignment)
+        outcome = Outcome(assignment, cost, float(profile.max()), None)
+        if outcome.peak <= self.limit:
+            self._fitting[assignment] = cost
+        else:
+            self._answers[assignment] = (cost, profile)
+        over = sorted(peaks(profile - self.limit), key=lambda time: -profile[time])
+        for time in over:
+            if time not in self._times and len(self._times) < _MOST_TIMES:
+                self._times.append(time)
+        if self._best is None or rank(outcome, self.limit) < rank(
+            self._best, self.limit
+        ):
+            self._best = outcome
+        return outcome
+
+    def _ascend(self, out_of_time: OutOfTime) -> None:
+        """Looks for the prices at which the answer costs most."""
+        near, reached = self._prices, -np.inf
         if near.any():
-            reached = self._value(self._at(near), near)
-        radius = _FIRST_RADIUS * self._network.cost(next(iter(self._profiles)))
-        for _ in range(_STEPS):
+            self.offer(self._at(near))
+            reached = self._relaxation.bound - float(near.sum())
+        (first, _), *_ = self._answers.values()
+        radius = _FIRST_RADIUS * first
+        for _ in range(_NEXT_STEPS if near.any() else _STEPS):
+            if out_of_time():
+                break
             near = np.pad(near, (0, len(self._times) - len(near)))
-            costs = np.array([self._network.cost(known) for known in self._profiles])
+            costs = np.array([cost for cost, _ in self._answers.values()])
             prices, expected = best_prices(costs, self._slopes(), near, radius=radius)
             if expected is None:
                 break
             if np.isfinite(reached) and expected - reached <= _PROGRESS * abs(reached):
                 break
-            value = self._value(self._at(prices), prices)
+            self.offer(self._at(prices))
+            value = self._relaxation.bound - float(prices.sum())
             if value > reached:
                 near, reached = prices, value
                 radius *= _GROWTH
             else:
                 radius *= _SHRINKAGE
-            if out_of_time():
-                break
-        return np.pad(near, (0, len(self._times) - len(near)))
+        self._prices = near
 
-    def _raise_bound(self, prices: Array) -> None:
-        """A bound from what is in use for certain at these prices (Lagrange)."""
-        network = self._memory.priced(
-            self._network, self._of_bytes(prices), spanning=False
-        )
-        assert self._best is not None
-        assignment, bound = self._solve(network, self._best.assignment)
-        self._offer(assignment)
-        if bound is not None:
-            bound -= float(prices.sum())
-            self._bound = bound if self._bound is None else max(bound, self._bound)
+    def _raise_bound(self) -> None:
+        """A bound from what is in use for certain at the best prices (Lagrange)."""
+        self._at(self._prices, spanning=False)
+        bound = self._relaxation.bound - float(self._prices.sum())
+        self._bound = max(self._bound, bound)
 
-    def _of_bytes(self, prices: Array) -> dict[int, float]:
-        """Known time to the price of a byte, from prices of a whole limit."""
-        return {
-            time: price / self._limit
+    def _at(self, prices: Array, *, spanning: bool = True) -> tuple[int, ...]:
+        """What messages answer with each known time priced."""
+        of_bytes = {
+            time: price / self.limit
             for time, price in zip(self._times, prices.tolist(), strict=False)
             if price > 0
         }
+        priced = self._memory.priced(self._network, of_bytes, spanning=spanning)
+        self._relaxation.price(priced)
+        self._relaxation.sweep(1 if spanning else 3)
+        return self._relaxation.rounded()
 
     def _slopes(self) -> Array:
         """Relative overflow at each known time, [answers, times]."""
-        used = [profile[self._times] for profile in self._profiles.values()]
-        slopes: Array = np.array(used) / self._limit - 1
+        used = [profile[self._times] for _, profile in self._answers.values()]
+        slopes: Array = np.array(used) / self.limit - 1
         return slopes
 
-    def _value(self, outcome: Outcome, prices: Array) -> float:
-        used = self._profiles[outcome.assignment][self._times[: len(prices)]]
-        return outcome.cost + float(prices @ (used / self._limit - 1))
+    def _most_promising(self, count: int) -> list[tuple[int, ...]]:
+        """The answers that overflow and cost least at the best prices."""
+        prices = np.pad(self._prices, (0, len(self._times) - len(self._prices)))
+        costs = [cost for cost, _ in self._answers.values()] + self._slopes() @ prices
+        known = list(self._answers)
+        return [known[at] for at in np.argsort(costs, kind="stable")[:count]]
 
-    def _press(self, prices: Array, out_of_time: Callable[[], bool]) -> None:
+    def _repair(self, assignment: tuple[int, ...], out_of_time: OutOfTime) -> None:
+        """Offers the assignments that a change of one variable after another leads to.
+
+        Args:
+            assignment: To begin with.
+            out_of_time: Asked between changes, once something fits.
+        """
+
+        def is_enough() -> bool:
+            return self.outcome.peak <= self.limit and out_of_time()
+
+        repaired = self._within.repaired(assignment, is_enough)
+        if self.offer(repaired).peak <= self.limit:
+            self.offer(self._within.filled(repaired, is_enough))
+
+    def _press(self, out_of_time: OutOfTime) -> None:
         """Raises the prices until an answer fits, or more would change nothing."""
-        assert self._best is not None
-        least = max(float(prices.max(initial=0.0)), 0.01 * self._best.cost) / 16
-        rounds, low = 0, 0.0
+        least = max(float(self._prices.max(initial=0.0)), 0.01 * self.outcome.cost)
         for pressure in _PRESSURES:
-            while not out_of_time():
-                known = len(self._times)
-                prices = np.pad(prices, (0, known - len(prices)))
-                prices = np.maximum(prices, least)
-                if self._at(prices * pressure).peak <= self._limit:
-                    self._ease(prices, low, pressure)
-                    return
-                rounds += 1
-                if len(self._times) == known or rounds % _MOST_ROUNDS == 0:
-                    break
-            low = pressure
-
-    def _ease(self, prices: Array, low: float, high: float) -> None:
-        """Lowers a pressure at which an answer fits towards one at which none did."""
-        for _ in range(_EASINGS):
-            middle = (low + high) / 2
-            pressed = np.pad(prices, (0, len(self._times) - len(prices)))
-            if self._at(pressed * middle).peak <= self._limit:
-                high = middle
-            else:
-                low = middle
-
-    def _at(self, prices: Array) -> Outcome:
-        """The answer with each known time priced."""
-        network = self._memory.priced(
-            self._network, self._of_bytes(prices), spanning=True
-        )
-        assert self._best is not None
-        assignment, _ = self._solve(network, self._best.assignment)
-        return self._offer(assignment)
-
-    def _offer(self, assignment: tuple[int, ...]) -> Outcome:
-        """Takes note of an answer and of the times at which it overflows."""
-        profile = self._memory.profile(assignment)
-        outcome = Outcome(
-            assignment, self._network.cost(assignment), float(profile.max()), None
-        )
-        self._profiles[assignment] = profile
-        over = sorted(peaks(profile - self._limit), key=lambda time: -profile[time])
-        for time in over:
-            if time not in self._times and len(self._times) < _MOST_TIMES:
-                self._times.append(time)
-        if self._best is None or rank(outcome, self._limit) < rank(
-            self._best, self._limit
-        ):
-            self._best = outcome
-        return outcome
-
-    def _shrink(self, out_of_time: Callable[[], bool]) -> None:
-        """Changes one variable at a time while less overflows."""
-        assert self._best is not None
-        values, tries = list(self._best.assignment), 0
-        excess = self._excess(values)
-        while excess > 0 and not out_of_time():
-            before = excess
-            for variable in self._holding(values):
-                for value in range(len(self._network.unary[variable])):
-                    other = [*values[:variable], value, *values[variable + 1 :]]
-                    tries += 1
-                    found = self._excess(other)
-                    if found < excess:
-                        values, excess = other, found
-                if excess == 0 or tries >= _MOST_TRIES:
-                    break
-            if excess >= before or tries >= _MOST_TRIES:
-                break
-        self._offer(tuple(values))
-
-    def _excess(self, values: Sequence[int]) -> float:
-        """What overflows, summed over all times [B]."""
-        profile = self._memory.profile(values)
-        return float(np.maximum(profile - self._limit, 0.0).sum())
-
-    def _holding(self, values: Sequence[int]) -> list[int]:
-        """Variables that hold memory at the worst time, most first."""
-        worst = int(self._memory.profile(values).argmax())
-        held: dict[int, float] = {}
-        for term in self._memory.terms(values, worst):
-            for variable in term.variables:
-                held[variable] = held.get(variable, 0.0) + term.bytes_
-        return sorted(held, key=lambda variable: -held[variable])
-
-    def _fill(self, out_of_time: Callable[[], bool]) -> None:
-        """Changes one variable at a time while that is cheaper and fits."""
-        assert self._best is not None
-        if self._best.peak > self._limit:
-            return
-        descent = Descent(self._network)
-        tries = 0
-        while not out_of_time():
-            before = self._best.assignment
-            for variable in range(self._network.num_variables):
-                values = list(self._best.assignment)
-                for value in descent.cheaper(values, variable):
-                    tries += 1
-                    values[variable] = value
-                    if self._offer(tuple(values)).peak <= self._limit:
-                        break
-                    if tries == _MOST_TRIES:
-                        return
-            if self._best.assignment == before:
+            missing = len(self._times) - len(self._prices)
+            prices = np.maximum(np.pad(self._prices, (0, missing)), least / 16)
+            found = self._at(prices * pressure)
+            self.offer(found)
+            self._repair(found, out_of_time)
+            if self.outcome.peak <= self.limit or out_of_time():
                 return
 
 

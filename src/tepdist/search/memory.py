@@ -1,13 +1,14 @@
 """Memory of an assignment over time, and at the few times that the solver sees."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tepdist.search.copies import Copies
-from tepdist.search.network import Network
+from tepdist.search.network import CostSums, Network
 from tepdist.search.problem import Problem
 from tepdist.search.shared import Array
 from tepdist.search.structure import Structure
@@ -20,6 +21,44 @@ class Term:
     bytes_: float
     variables: tuple[int, ...]
     is_copy: bool
+
+
+class TimedMemory(Protocol):
+    """Memory of assignments over time; see `MemoryModel`."""
+
+    @property
+    def fixed(self) -> float:
+        """Bytes that no variable decides, at any time [B]."""
+        ...
+
+    def profile(self, assignment: Sequence[int], /) -> Array:
+        """Bytes in use at each time."""
+        ...
+
+    def least_profile(self) -> Array:
+        """Bytes in use at each time if each tensor were cut most."""
+        ...
+
+    def terms(self, assignment: Sequence[int], time: int, /) -> Iterable[Term]:
+        """What is in use at a time, and which variables put it there."""
+        ...
+
+    def usages(self, times: Sequence[int], /) -> tuple[Array, ...]:
+        """Usage of each value of each variable at these times, copies left out."""
+        ...
+
+
+class Memory(TimedMemory, Protocol):
+    """Memory whose use can be priced into costs."""
+
+    def priced(
+        self, network: Network, prices: Mapping[int, float], /, *, spanning: bool
+    ) -> Network:
+        """A network with the use at some times priced into its costs.
+
+        No more is priced than is in use, unless `spanning`.
+        """
+        ...
 
 
 class MemoryModel:
@@ -96,18 +135,11 @@ class MemoryModel:
         if not prices:
             return network
         used = replace(network, usages=self.usages(list(prices)))
-        unary = list(used.priced(np.array(list(prices.values()))).unary)
-        binary = dict(network.binary)
-        for time, price in prices.items():
-            for i, j, bytes_ in self._copies.read_at(time, spanning=spanning):
-                if i == j:
-                    unary[i] = unary[i] + price * bytes_.diagonal()
-                    continue
-                pair, table = ((i, j), bytes_) if i < j else ((j, i), bytes_.T)
-                known = binary.get(pair)
-                added = price * table
-                binary[pair] = added if known is None else known + added
-        return replace(network, unary=tuple(unary), binary=binary)
+        buffers = used.priced(np.array(list(prices.values())))
+        costs = CostSums(buffers.unary, buffers.binary)
+        for i, j, table in self._copies.priced(prices, spanning=spanning):
+            costs.add_pairs(i, j, table)
+        return replace(network, unary=tuple(costs.unary), binary=costs.binary)
 
     def usages(self, times: Sequence[int]) -> tuple[Array, ...]:
         """Usage of each value of each variable at these times [B]."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tepdist.search.shared import Array, Choice, Shared
 
@@ -72,6 +73,30 @@ class Network:
             for costs, usage in zip(self.unary, self.usages, strict=True)
         ]
         return unlimited(unary, self.binary, self.shared)
+
+    def only(self, values: Sequence[NDArray[np.intp]]) -> "Network":
+        """The network of some values of each variable.
+
+        Args:
+            values: Of each variable.
+        """
+
+        def part(choice: Choice) -> Choice:
+            return Choice(choice.variable, choice.options[values[choice.variable]])
+
+        return replace(
+            self,
+            unary=tuple(c[v] for c, v in zip(self.unary, values, strict=True)),
+            binary={
+                (i, j): table[np.ix_(values[i], values[j])]
+                for (i, j), table in self.binary.items()
+            },
+            shared=tuple(
+                Shared(part(s.payer), tuple(map(part, s.readers)), s.table)
+                for s in self.shared
+            ),
+            usages=tuple(u[v] for u, v in zip(self.usages, values, strict=True)),
+        )
 
     def charged(self, parts: Sequence[Shared], *, divided: bool) -> "Network":
         """A network in which each reader pays for itself in some shared costs.

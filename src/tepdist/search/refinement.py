@@ -206,7 +206,7 @@ def _answered(
     answered = []
     for each in built[:_MOST_ANSWERED]:
         candidate = each.candidate
-        outcome = first_answer(candidate, limit, each.start, out_of_time=out_of_time)
+        outcome = first_answer(candidate, each.start, out_of_time=out_of_time)
         answered.append(replace(each, candidate=replace(candidate, outcome=outcome)))
     return answered
 
@@ -259,8 +259,7 @@ def _easiest(
 
 def _promise(candidate: Candidate, limit: float) -> tuple[float, float]:
     """Order of problems, the most promising first: their ranks, from below."""
-    least = float(candidate.memory.least_profile().max())
-    return (max(least - limit, 0.0), candidate.relaxation.bound)
+    return (max(candidate.least_peak - limit, 0.0), candidate.relaxation.bound)
 
 
 def _saves(share: float, rank: tuple[float, float], known: tuple[float, float]) -> bool:

@@ -5,11 +5,13 @@ costs more than in the network itself, and limits are left aside.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from tepdist.search.descent import Descent
 from tepdist.search.network import Network
+from tepdist.search.shared import Array
 from tepdist.solver.layout import layout
 from tepdist.solver.messages import Messages
 from tepdist.solver.problem import Problem
@@ -25,24 +27,57 @@ class Relaxation:
     """
 
     def __init__(self, network: Network) -> None:
-        divided = network.charged(network.shared, divided=True)
+        nothing = tuple(np.zeros_like(costs) for costs in network.unary)
+        self._divided = replace(network, unary=nothing, binary={}).charged(
+            network.shared, divided=True
+        )
+        ends = {*network.binary, *self._divided.binary}
         around = np.zeros(network.num_variables, np.intp)
-        for i, j in divided.binary:
+        for i, j in ends:
             around[[i, j]] += 1
         # Messages converge faster from the variables with most edges outwards.
         self._order = np.argsort(-around, kind="stable").tolist()
         position = {variable: at for at, variable in enumerate(self._order)}
-        edges = {}
-        for (i, j), table in divided.binary.items():
-            first, second = position[i], position[j]
-            if first < second:
-                edges[first, second] = table
-            else:
-                edges[second, first] = np.ascontiguousarray(table.T)
-        unary = tuple(divided.unary[variable] for variable in self._order)
-        flat = layout(Problem(unary, edges, (), np.zeros(0)))
+        self._edges = {
+            pair: (position[pair[0]], position[pair[1]]) for pair in sorted(ends)
+        }
+        edges = dict(
+            zip(
+                ((min(places), max(places)) for places in self._edges.values()),
+                self._tables(network),
+                strict=True,
+            )
+        )
+        flat = layout(Problem(self._ordered(network), edges, (), np.zeros(0)))
         self._unary = flat.unary
         self._messages = Messages(flat, edges)
+        self._descent = Descent(network)
+        self.bound = 0.0
+
+    def _ordered(self, network: Network) -> tuple[Array, ...]:
+        """Unary costs with what is divided, in the order of the messages."""
+        unary, divided = network.unary, self._divided.unary
+        return tuple(unary[at] + divided[at] for at in self._order)
+
+    def _tables(self, network: Network) -> list[Array]:
+        """Binary costs with what is divided, from the earlier variable on."""
+        found = []
+        for (i, j), (first, second) in self._edges.items():
+            table = np.zeros((len(network.unary[i]), len(network.unary[j])))
+            for costs in (network, self._divided):
+                if (i, j) in costs.binary:
+                    table += costs.binary[i, j]
+            found.append(table if first < second else table.T)
+        return found
+
+    def price(self, network: Network) -> None:
+        """Goes on with other costs, but the same shared ones; the bound starts anew.
+
+        Costs are at least 0. Those between variables that had none in common before
+        are left out of messages and bound.
+        """
+        self._unary = np.concatenate(self._ordered(network))
+        self._messages.price(self._tables(network))
         self._descent = Descent(network)
         self.bound = 0.0
 
@@ -68,3 +103,13 @@ class Relaxation:
         for variable, value in zip(self._order, chosen, strict=True):
             values[variable] = value
         return self._descent.improve(values)
+
+    def marginals(self) -> list[Array]:
+        """About what the best assignment costs with each value of each variable."""
+        sizes = [len(costs) for costs in self._divided.unary]
+        ends = np.cumsum([sizes[variable] for variable in self._order])[:-1]
+        found = [np.zeros(0)] * len(sizes)
+        parts = np.split(self._messages.marginals(self._unary), ends)
+        for variable, costs in zip(self._order, parts, strict=True):
+            found[variable] = costs
+        return found

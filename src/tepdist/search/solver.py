@@ -4,7 +4,7 @@ Costs are scaled to integers such that rounding moves the total by less than 1e-
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,9 @@ _FORBIDDEN = int(_RESOLUTION * 1e3)  # never worth it
 _SWEEPS = 20
 _CONVERGED = 1e-5  # relative gain of a sweep that ends the sweeps
 _MAX_ONE_COPY = 3  # readers of which no two pairs can share two columns
+# On meshes of three axes such a variable may have 22,000 values: the tables of a
+# scanned GPT took 4 GB so (2x2x2, 2026-11).
+_MAX_ONE_COPY_VALUES = 1000
 _USAGE_RESOLUTION = 1e6  # integer usage of a limit
 
 # Values of some variables, of which not all may be chosen together.
@@ -79,10 +82,12 @@ def solve(
     best = network.cost(known)
     wanted = best if upper is None else min(best, upper)
     until = time.perf_counter() + time_limit_s
-    reduction = reduce(
-        _problem(network), is_out_of_time=lambda: time.perf_counter() > until
-    )
-    found, bound = _solve_reduced(reduction.problem, wanted, until=until)
+
+    def left_s() -> float:
+        return max(until - time.perf_counter(), 0.0)
+
+    reduction = reduce(_problem(network), is_out_of_time=lambda: left_s() <= 0)
+    found, bound = _solve_reduced(reduction.problem, wanted, left_s=left_s)
     assignment, cost = known, best
     if found is not None:
         values = reduction.expand(found)[: network.num_variables]
@@ -92,7 +97,7 @@ def solve(
 
 
 def _solve_reduced(
-    problem: Problem, wanted: float, *, until: float
+    problem: Problem, wanted: float, *, left_s: Callable[[], float]
 ) -> tuple[tuple[int, ...] | None, float]:
     """An assignment and a lower bound, by messages and then exactly."""
     if not problem.num_variables:
@@ -103,20 +108,21 @@ def _solve_reduced(
     for _ in range(_SWEEPS):
         reached = messages.improve(flat.unary)
         gain, bound = reached - bound, max(bound, reached)
-        if gain <= _CONVERGED * abs(bound) or bound + problem.constant >= wanted:
+        is_enough = bound + problem.constant >= wanted or left_s() <= 0
+        if is_enough or gain <= _CONVERGED * abs(bound):
             break
     descent = Descent(problem)
     rounded = descent.improve(
-        messages.round(flat.unary), problem.unary, is_out_of_time=lambda: False
+        messages.round(flat.unary), problem.unary, is_out_of_time=lambda: left_s() <= 0
     )
     bound += problem.constant
-    if bound >= wanted:
+    if bound >= wanted or left_s() <= 0:
         return rounded, bound
     found = exact.solve(
         tuple(problem.edges),
         messages.reparametrized(flat.unary),
         start=rounded,
-        time_limit_s=max(until - time.perf_counter(), 0.0),
+        time_limit_s=left_s(),
         upper=wanted - problem.constant,
     )
     return found.assignment, max(bound, found.lower_bound + problem.constant)
@@ -127,8 +133,7 @@ def _problem(network: Network) -> Problem:
     unary = list(network.unary)
     edges = dict(network.binary)
     for shared in network.shared:
-        few = len(shared.readers) <= _MAX_ONE_COPY
-        for copy in [_one_copy(shared)] if few else _copies(shared):
+        for copy in _stated(shared):
             for other, costs in copy.others:
                 pair = (other, len(unary))  # a reader may be the payer too
                 edges[pair] = edges[pair] + costs if pair in edges else costs
@@ -199,12 +204,7 @@ def _integer_network(
         Table(pair, _integers(table, scale)) for pair, table in network.binary.items()
     ]
     for shared in network.shared:
-        copies = (
-            [_one_copy(shared)]
-            if len(shared.readers) <= _MAX_ONE_COPY
-            else _copies(shared)
-        )
-        for copy in copies:
+        for copy in _stated(shared):
             tables += copy.tables(len(domains), scale)
             domains.append(len(copy.costs))
     return IntegerNetwork(tuple(domains), tuple(tables), tuple(limits), top)
@@ -231,6 +231,15 @@ class _Copy:
                 for other, costs in self.others
             ),
         ]
+
+
+def _stated(shared: Shared) -> Iterator[_Copy]:
+    """A shared cost as variables: one where that is all and not too large."""
+    is_small = np.count_nonzero(shared.table) <= _MAX_ONE_COPY_VALUES
+    if is_small and len(shared.readers) <= _MAX_ONE_COPY:
+        yield _one_copy(shared)
+    else:
+        yield from _copies(shared)
 
 
 def _one_copy(shared: Shared) -> _Copy:

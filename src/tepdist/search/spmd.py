@@ -18,6 +18,7 @@ from tepdist.errors import NoPlanFits
 from tepdist.plans.types import Options, SearchRecord, Stage
 from tepdist.program.graph import Program
 from tepdist.program.roles import Roles
+from tepdist.search.allocation import allocated_within, decoded
 from tepdist.search.candidates import (
     PROVEN,
     SWEEPS,
@@ -28,12 +29,11 @@ from tepdist.search.candidates import (
 )
 from tepdist.search.constraints import matched_values
 from tepdist.search.cuts import CutSearch
-from tepdist.search.limited import LimitedSearch, Outcome, rank
+from tepdist.search.limited import Outcome, Prices
 from tepdist.search.meshes import candidate_meshes
-from tepdist.search.network import Network
+from tepdist.search.recombination import recombine
 from tepdist.search.refinement import refine
 from tepdist.search.sharing import SharingSearch
-from tepdist.search.staging import make_stage
 from tepdist.search.structure import build_structure
 from tepdist.solver import child
 
@@ -42,8 +42,11 @@ Progress = Callable[[str, float], None]
 # Cuts prove the best answer within memory; an MLP of 29 variables took 3 s, one of 81
 # more than 20 s (2 cores, 2026-11).
 _MAX_CUT_VARIABLES = 32
-# Unless told how long to search, O2 spends no more on cuts, all meshes together [s].
-_CUTS_S = 12.0
+# Unless told how long to search, O2 spends no more on limits, all meshes together [s].
+_LIMITS_S = 10.0
+# Shares: of that for the answer without limits, which may fit after all; of what is
+# left then for recombined answers.
+_FREE, _RECOMBINING = 0.3, 0.6
 # Three axes are for O3 where they take long: 5 of 14 s of a GPT of 425 variables on
 # 128x8, for 3.5 % of the step (2 cores, 2026-11).
 _MAX_REFINED_VARIABLES = 200
@@ -66,7 +69,7 @@ class _Clock:
         limit = options.time_limit_s
         self._limit = DEFAULT_TIME_LIMIT_S[options.level] if limit is None else limit
         may_take_all = limit is not None or options.level == "O3"
-        self._cuts_limit = self._limit if may_take_all else _CUTS_S
+        self._limits_s = self._limit if may_take_all else _LIMITS_S
         self.phases: dict[str, float] = {}
 
     @property
@@ -80,9 +83,9 @@ class _Clock:
     def is_over(self) -> bool:
         return self.left <= 0
 
-    def left_for_cuts(self, share: float) -> Callable[[], float]:
-        """Time left of a share of that for cuts, counted from now [s]."""
-        end = self.seconds + self._cuts_limit * share
+    def left_for_limits(self, share: float) -> Callable[[], float]:
+        """Time left of a share of that for limits, counted from now [s]."""
+        end = self.seconds + self._limits_s * share
         return lambda: min(self.left, max(end - self.seconds, 0.0))
 
     def lap(self, phase: str) -> None:
@@ -167,14 +170,11 @@ def _answered(
     assert chosen.outcome is not None
     if chosen.outcome.peak > limit:
         raise _nothing_fits(found, limit)
-    stage = make_stage(
-        question.structure,
-        chosen.problem,
-        chosen.outcome.assignment,
-        memory=chosen.memory,
+    staged = allocated_within(
+        question, found, decoded(question, chosen), out_of_time=clock.is_over
     )
     clock.lap("staging")
-    return found, chosen, stage
+    return found, staged.candidate, staged.stage
 
 
 def _refines(question: Question) -> bool:
@@ -196,6 +196,7 @@ def _first_answers(
     """Answers by messages, of the meshes that these do not rule out."""
     found: list[Candidate] = []
     best = np.inf
+    prices: Prices = ()
     for number, candidate in enumerate(
         sorted(candidates, key=lambda c: c.relaxation.bound)
     ):
@@ -208,10 +209,10 @@ def _first_answers(
         if relaxation.bound < best:
             # Until something fits, a time limit waits.
             is_enough = clock.is_over if best < np.inf else _never
-            outcome = first_answer(candidate, limit, out_of_time=is_enough)
+            outcome = first_answer(candidate, out_of_time=is_enough, prices=prices)
             candidate = replace(candidate, outcome=outcome)
-            if outcome.peak <= limit:
-                best = min(best, outcome.cost)
+            if outcome.peak <= limit and outcome.cost < best:
+                best, prices = outcome.cost, outcome.prices
         found.append(candidate)
     return found
 
@@ -229,13 +230,16 @@ def _prove(
     fitting = [c.outcome.cost for c in order if c.outcome and c.outcome.peak <= limit]
     best = min(fitting, default=np.inf)
     for number, candidate in enumerate(order):
-        start = candidate.outcome
-        if start is None or candidate.bound >= best * (1 - PROVEN) or clock.is_over():
+        if (
+            candidate.outcome is None
+            or candidate.bound >= best * (1 - PROVEN)
+            or clock.is_over()
+        ):
             proven.append(candidate)
             continue
         progress(f"solving mesh {candidate.mesh}", number / len(order))
         outcome = _solve_exactly(
-            candidate, start, limit, best=best, clock=clock, cuts_share=1 / len(order)
+            candidate, best=best, clock=clock, share=1 / len(order)
         )
         if outcome.peak <= limit:
             best = min(best, outcome.cost)
@@ -244,45 +248,44 @@ def _prove(
 
 
 def _solve_exactly(
-    candidate: Candidate,
-    start: Outcome,
-    limit: float,
-    *,
-    best: float,
-    clock: _Clock,
-    cuts_share: float,
+    candidate: Candidate, *, best: float, clock: _Clock, share: float
 ) -> Outcome:
-    memory, network = candidate.memory, candidate.problem.network
+    """A better answer and bound for one mesh.
 
-    def exactly(
-        priced: Network, start: Sequence[int]
-    ) -> tuple[tuple[int, ...], float | None]:
-        if priced is network:
-            search = SharingSearch(priced, start, time_limit_s=clock.left, upper=best)
-            solution = search.run()
-        else:
-            search = SharingSearch(priced, start, time_limit_s=clock.left)
-            solution = search.approach()
-        return solution.assignment, solution.lower_bound
-
-    limited = LimitedSearch(network, memory, limit, solve=exactly)
-    outcome = limited.run(
-        start.assignment, out_of_time=clock.is_over, prices=start.prices
-    )
-    better = min(start, outcome, key=lambda found: rank(found, limit))
-    better = Outcome(better.assignment, better.cost, better.peak, outcome.lower_bound)
-    to_beat = min(best, better.cost) if better.peak <= limit else best
-    bound = better.lower_bound
-    is_proven = bound is not None and bound >= to_beat * (1 - PROVEN)
-    if is_proven or network.num_variables > _MAX_CUT_VARIABLES:
-        return better
-    return CutSearch(network, memory, limit).run(
-        better, left_s=clock.left_for_cuts(cuts_share), upper=to_beat
-    )
+    Args:
+        candidate: With an answer.
+        best: Cost of the best answer that fits, of any mesh.
+        clock: Of the whole search.
+        share: Of the time for limited searches, for this one.
+    """
+    search, network = candidate.limited, candidate.problem.network
+    is_small = network.num_variables <= _MAX_CUT_VARIABLES
+    most_s = clock.left
+    if search.binds and not is_small:
+        most_s = clock.left_for_limits(share * _FREE)()
+    free = SharingSearch(
+        network, search.outcome.assignment, time_limit_s=most_s, upper=best
+    ).run()
+    bound = max(candidate.bound, free.lower_bound)
+    fits = search.offer(free.assignment).peak <= search.limit
+    found = search.run(free.assignment, bound=bound, out_of_time=clock.is_over)
+    if search.fitting:
+        best = min(best, found.cost)
+    if fits or bound >= best * (1 - PROVEN):
+        return found
+    left_s = clock.left_for_limits(share)
+    if not is_small:
+        recombining_s = left_s() * _RECOMBINING
+        search.scatter(out_of_time=lambda: left_s() < recombining_s)
+        if search.fitting:
+            recombine(network, candidate.memory, search=search, left_s=left_s)
+            return search.outcome
+    cuts = CutSearch(network, candidate.memory, search.limit)
+    return cuts.run(search.outcome, left_s=left_s, upper=best)
 
 
 def _nothing_fits(candidates: Sequence[Candidate], limit: float) -> NoPlanFits:
-    least = min(float(c.memory.least_profile().max()) for c in candidates)
+    least = min(c.least_peak for c in candidates)
     answered = [(c.mesh, c.outcome.peak) for c in candidates if c.outcome is not None]
     mesh, peak = min(answered, key=lambda pair: pair[1])
     if least > limit:

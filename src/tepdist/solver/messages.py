@@ -20,13 +20,27 @@ from tepdist.solver.sweeps import Level, sweeps
 
 
 class Messages:
-    """Messages along the edges of a network, kept while its unary costs change."""
+    """Messages along the edges of a network, kept while its costs change."""
 
     def __init__(self, layout: Layout, edges: Mapping[tuple[int, int], Array]) -> None:
         self._layout = layout
         self._tables = tuple(edges.values())
         self._sweeps = sweeps(layout, edges)
         self._messages = np.zeros(self._sweeps.num_elements)
+
+    def price(self, tables: Sequence[Array]) -> None:
+        """Goes on with other costs on the edges.
+
+        Args:
+            tables: One for each edge, in the order of the first ones.
+        """
+        self._tables = tuple(tables)
+        for levels, is_back in ((self._sweeps.forward, 0), (self._sweeps.backward, 1)):
+            for level in levels:
+                for step in level.steps:
+                    for row, edge in enumerate(step.edges.tolist()):
+                        table = tables[edge]
+                        step.tables[row] = table.T if is_back else table
 
     def marginals(self, unary: Array) -> Array:
         """Costs of each value with the messages to it, [values].

@@ -23,6 +23,7 @@ class Step:
     """Edges whose messages are computed together.
 
     Attributes:
+        edges: Which.
         tables: Costs, [edges, values at the source, values at the target].
         sources: Flat position of each source value, [edges, values at the source].
         targets: Of each target value, [edges, values at the target].
@@ -31,6 +32,7 @@ class Step:
         sent: Of those to the target, like `targets`.
     """
 
+    edges: Indices
     tables: Array
     sources: Indices
     targets: Indices
@@ -144,6 +146,7 @@ class _Wiring:
         offsets = self.layout.offsets
         i, j = self.ends[chosen, source], self.ends[chosen, target]
         return Step(
+            edges=chosen,
             tables=stacked,
             sources=offsets[i][:, None] + at_source,
             targets=offsets[j][:, None] + at_target,
