@@ -8,6 +8,7 @@ Source:
 from collections.abc import Sequence
 
 from tepdist.analysis.nodes import BARRIER, is_generated
+from tepdist.cost.cpu_reductions import CpuReduction, cpu_reduction
 from tepdist.cost.layouts import transposed
 from tepdist.cost.placed import Placed
 from tepdist.cost.resharding import resharding_steps
@@ -41,8 +42,10 @@ class Fusion:
 
     Attributes:
         generated: Whether each use of a value makes its own.
-        stored: Values that have a buffer.
+        stored: Values that have a buffer, their own or one that they are renamed in.
+        handed_on: Those that a program, loop or branch hands out.
         duplicated: Stored values that kernels compute again rather than read.
+        factored: Products that a reduction takes in, with what they multiply in memory.
     """
 
     def __init__(self, placed: Placed) -> None:
@@ -55,6 +58,11 @@ class Fusion:
         self.generated = [
             is_generated(self._program, value.index) for value in self._program.values
         ]
+        self.factored: set[int] = set()
+        self.handed_on = set(placed.program.results)
+        for op in placed.program.ops:
+            for region in op.regions:
+                self.handed_on.update(region.yields)
         self.stored = self._find_stored()
         self.duplicated = self._find_duplicated() if placed.platform == "cpu" else set()
 
@@ -88,10 +96,9 @@ class Fusion:
         return op.parent if value in op.results else op.index
 
     def _find_stored(self) -> set[int]:
-        stored = set(self._program.results)
+        stored = set(self.handed_on)
         for op in self._program.ops:
             for region in op.regions:
-                stored.update(region.yields)
                 stored.update(region.arguments)
             stored.update(self._needed_by(op))
             if not self.is_taken_in(op):
@@ -123,7 +130,12 @@ class Fusion:
         return needed
 
     def _reduced(self, op: Op) -> set[int]:
-        """What a reduction of XLA:CPU reads: it takes in no more than a product."""
+        """What a reduction of XLA:CPU reads from memory."""
+        kind = cpu_reduction(op, self._placed)
+        if kind is CpuReduction.LOOP:
+            return set()
+        if kind is CpuReduction.TREE:
+            return set(op.operands)
         found: set[int] = set()
         for value in op.operands:
             producer = self._program.values[value].producer
@@ -134,6 +146,7 @@ class Fusion:
                 user.kind in _FUSING for user in self._users[value]
             ):
                 found.update(made_by.operands)
+                self.factored.add(producer)
             else:
                 found.add(value)
         return found

@@ -21,6 +21,8 @@ from tepdist.sharding import Sharding
 # Ops that write into their first operand if nothing reads it later.
 _UPDATING = frozenset({"stablehlo.dynamic_update_slice", "stablehlo.scatter"})
 _SELECT_AND_SCATTER = "stablehlo.select_and_scatter"
+# Ops that give what they read another name or shape, in the same place.
+_RENAMING = frozenset({BARRIER, "stablehlo.reshape"})
 _INDEX_BYTES = 4
 
 
@@ -94,6 +96,8 @@ class _Block:
         self._blocks, self._fusion, self._parent = blocks, blocks.fusion, parent
         self._placed, self._program = blocks.placed, blocks.placed.program
         self._number: dict[int, int] = {}
+        # Value to the kernel whose buffer it is in, and others that it waits for.
+        self._held: dict[int, tuple[int, ...]] = {}
         self._copies: dict[Read, int] = {}
         self._transposed: dict[Read, int] = {}
         self._fused: dict[int, Reads] = {}
@@ -106,7 +110,7 @@ class _Block:
         self._reusable: list[tuple[int, ...]] = []
         for value in given:
             bytes_ = self._placed.bytes_(value, self._placed.values[value])
-            self._number[value] = self._add((), bytes_, is_given=True)
+            self._hold(value, self._add((), bytes_, is_given=True))
 
     def add(self, op: Op) -> None:
         """Adds the next op: a kernel of its own, or part of those that read it."""
@@ -115,10 +119,13 @@ class _Block:
             return
         if any(self._fusion.generated[value] for value in op.results):
             return
+        if op.kind in _RENAMING:
+            self._rename(op)
+            return
         is_kernel = not op.results or not self._fusion.stored.isdisjoint(op.results)
         if self._fusion.is_taken_in(op):
             for value in op.results:
-                self._fused[value] = self._reads_of_fused(op, value)
+                self._fused[value] = self._op_reads(op)
         if is_kernel:
             self._add_kernel(op)
 
@@ -190,7 +197,41 @@ class _Block:
             at = self._add([(at, in_place)], bytes_)
             self._keys[at] = (partial.kind, partial.mesh_axes)
         for value in op.results:
-            self._number[value] = at
+            self._hold(value, at)
+
+    def _hold(self, value: int, kernel: int) -> None:
+        self._number[value] = kernel
+        self._held[value] = (kernel,)
+
+    def _rename(self, op: Op) -> None:
+        """A reshape or barrier: its results lie where its operands do.
+
+        Outside XLA:CPU a barrier also holds back whoever reads its results until all
+        of its operands are there.
+        """
+        first: tuple[int, ...] = ()
+        if op.kind == BARRIER and self._placed.platform != "cpu":
+            first = (self._add(self._op_reads(op), 0),)
+        wanted = self._placed.operands[op.index]
+        for value, result, sharding in zip(
+            op.operands, op.results, wanted, strict=True
+        ):
+            reads = tuple(self._read(value, sharding))
+            self._fused[result] = (*reads, *((at, False) for at in first))
+            if result not in self._fusion.stored:
+                continue
+            is_in_place = result not in self._fusion.handed_on and (
+                value in self._held
+                and (
+                    sharding == self._placed.values[value]
+                    or self._fusion.moves(value, sharding)
+                )
+            )
+            if is_in_place:
+                self._held[result] = (*(at for at, _ in reads), *first)
+            else:
+                bytes_ = self._result_bytes(op, result)
+                self._hold(result, self._add(self._fused[result], bytes_))
 
     def _updating_reads(self, op: Op, reads: Reads) -> Reads:
         """What an op reads that writes into its first operand, made anew if need be."""
@@ -256,12 +297,14 @@ class _Block:
         )
         at = self._add(reads, bytes_, inner=inner)
         for value in op.results:
-            self._number[value] = at
+            self._hold(value, at)
 
     def _op_reads(self, op: Op) -> Reads:
         is_pointwise = op.index in self._placed.pointwise
         wanted = self._placed.operands[op.index]
-        again = self._fusion.is_taken_in(op)
+        again = (
+            self._fusion.is_taken_in(op) and op.index not in self._fusion.factored
+        )
         reads = (
             (at, is_pointwise and below)
             for position, (value, sharding) in enumerate(
@@ -302,14 +345,16 @@ class _Block:
             return self._read_source(self._program.ops[producer], wanted)
         moves = self._fusion.moves(value, wanted)
         computed = again and not moves and value in self._fusion.duplicated
-        if computed or value not in self._number:
+        if computed or value not in self._held:
             return self._fused[value]
         if not moves:
-            return ((self._number[value], wanted == self._placed.values[value]),)
+            is_alike = wanted == self._placed.values[value]
+            return tuple((at, is_alike) for at in self._held[value])
         key = (value, wanted)
         if key not in self._copies:
             bytes_ = self._placed.bytes_(value, wanted)
-            self._copies[key] = self._add([(self._number[value], False)], bytes_)
+            reads = [(at, False) for at in self._held[value]]
+            self._copies[key] = self._add(reads, bytes_)
         return ((self._copies[key], True),)
 
     def _read_source(self, op: Op, wanted: Sharding) -> Reads:
@@ -319,10 +364,3 @@ class _Block:
         (source,) = op.operands
         lies = self._blocks.source_sharding(op, wanted)
         return tuple((at, False) for at, _ in self._read(source, lies))
-
-    def _reads_of_fused(self, op: Op, value: int) -> Reads:
-        if op.kind != BARRIER:
-            return self._op_reads(op)
-        position = op.results.index(value)
-        wanted = self._placed.operands[op.index][position]
-        return tuple(self._read(op.operands[position], wanted))
