@@ -14,8 +14,8 @@ Source:
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class Kernels:
         roots: Kernels whose results are handed out, in order.
         inner_bytes: Needed besides while each runs: inside a loop [B].
         reusable: For each kernel operands that it may write over.
+        cost: Time that each hides, in the compiler's own units.
+        ends: Kernels that start a collective to those that end it.
     """
 
     operands: tuple[tuple[int, ...], ...]
@@ -39,6 +41,8 @@ class Kernels:
     roots: tuple[int, ...]
     inner_bytes: tuple[int, ...]
     reusable: tuple[tuple[int, ...], ...]
+    cost: tuple[int, ...] = ()
+    ends: Mapping[int, int] = field(default_factory=dict)
 
 
 def breadth_first(kernels: Kernels) -> list[int]:

@@ -60,6 +60,8 @@ def combine(
             )
             for at in group:
                 unit[at] = group[0]
+                if at in kernels.ends:
+                    unit[kernels.ends[at]] = kernels.ends[group[0]]
             if len(group) > 1:
                 _join(group, waits_for, marked)
             waiting = [at for at in waiting if at not in group]
@@ -139,6 +141,11 @@ def order_units(
             roots=tuple(dict.fromkeys(number[unit[at]] for at in kernels.roots)),
             inner_bytes=total(kernels.inner_bytes),
             reusable=((),) * len(operands),
+            cost=total(kernels.cost) if kernels.cost else (),
+            ends={
+                number[unit[start]]: number[unit[end]]
+                for start, end in kernels.ends.items()
+            },
         )
     )
     groups = list(members.values())

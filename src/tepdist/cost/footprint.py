@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from tepdist.analysis.hiding import hide_latency
 from tepdist.analysis.schedule import (
     Kernels,
     breadth_first,
@@ -42,7 +43,7 @@ class Allocator:
 ALLOCATORS: Mapping[str, Allocator] = MappingProxyType(
     {
         "cpu": Allocator(breadth_first, 64, guards=True),
-        "gpu": Allocator(least_memory, 256, guards=False),
+        "gpu": Allocator(hide_latency, 256, guards=False),
         "tpu": Allocator(least_memory, 512, guards=False),
     }
 )

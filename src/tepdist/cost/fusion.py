@@ -12,6 +12,7 @@ from tepdist.cost.cpu_reductions import CpuReduction, cpu_reduction
 from tepdist.cost.layouts import transposed
 from tepdist.cost.placed import Placed
 from tepdist.cost.resharding import resharding_steps
+from tepdist.cost.resharding_walk import Step
 from tepdist.program.graph import Op
 from tepdist.sharding import Sharding
 
@@ -50,7 +51,7 @@ class Fusion:
 
     def __init__(self, placed: Placed) -> None:
         self._placed, self._program = placed, placed.program
-        self._moves: dict[tuple[int, Sharding], bool] = {}
+        self._steps: dict[tuple[int, Sharding], Sequence[Step]] = {}
         self._users: list[list[Op]] = [[] for _ in self._program.values]
         for op in self._program.ops:
             for value in op.operands:
@@ -68,16 +69,20 @@ class Fusion:
 
     def moves(self, value: int, wanted: Sharding) -> bool:
         """Whether reading a value like this takes communication."""
+        return bool(self.steps(value, wanted))
+
+    def steps(self, value: int, wanted: Sharding) -> Sequence[Step]:
+        """The communication that reading a value like this takes."""
         has = self._placed.values[value]
         if wanted is has or wanted == has or self.generated[value]:
-            return False
+            return ()
         key = (value, wanted)
-        if key not in self._moves:
+        if key not in self._steps:
             shape = self._program.values[value].shape
             mesh = self._placed.mesh
             steps = resharding_steps(has, wanted, shape, itemsize=1, mesh=mesh)
-            self._moves[key] = bool(steps)
-        return self._moves[key]
+            self._steps[key] = steps
+        return self._steps[key]
 
     def transposes(self, op: Op, position: int) -> bool:
         """Whether an op reads an operand through a transposed copy."""

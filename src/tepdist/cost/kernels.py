@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tepdist.analysis.hiding import LOOP_COST, OTHER_COST
 from tepdist.analysis.nodes import BARRIER, source_sharding
 from tepdist.analysis.schedule import Kernels
 from tepdist.cost.fusion import Fusion
@@ -98,7 +99,7 @@ class _Block:
         self._number: dict[int, int] = {}
         # Value to the kernel whose buffer it is in, and others that it waits for.
         self._held: dict[int, tuple[int, ...]] = {}
-        self._copies: dict[Read, int] = {}
+        self._copies: dict[Read, tuple[int, ...]] = {}
         self._transposed: dict[Read, int] = {}
         self._fused: dict[int, Reads] = {}
         self.outside: list[Read] = []
@@ -107,6 +108,8 @@ class _Block:
         self._bytes: list[int] = []
         self._is_given: list[bool] = []
         self._inner: list[int] = []
+        self._cost: list[int] = []
+        self._ends: dict[int, int] = {}
         self._reusable: list[tuple[int, ...]] = []
         for value in given:
             bytes_ = self._placed.bytes_(value, self._placed.values[value])
@@ -153,6 +156,8 @@ class _Block:
             roots=tuple(dict.fromkeys(at for at, _ in roots)),
             inner_bytes=tuple(self._inner),
             reusable=tuple(self._reusable),
+            cost=tuple(self._cost),
+            ends=self._ends,
         )
         return Graph(kernels, self._keys, updates)
 
@@ -163,6 +168,7 @@ class _Block:
         *,
         is_given: bool = False,
         inner: int = 0,
+        cost: int = OTHER_COST,
     ) -> int:
         reads = tuple(reads)
         # Written over only if no read of it is more than pointwise.
@@ -177,6 +183,7 @@ class _Block:
         self._bytes.append(bytes_)
         self._is_given.append(is_given)
         self._inner.append(inner)
+        self._cost.append(cost)
         return len(self._bytes) - 1
 
     def _add_kernel(self, op: Op) -> None:
@@ -188,16 +195,35 @@ class _Block:
             reads = self._scattering_reads(op)
         partial = placed.partial.get(op.index)
         bytes_ = sum(self._result_bytes(op, value) for value in op.results)
+        cost = LOOP_COST if self._fusion.is_taken_in(op) else OTHER_COST
+        held: tuple[int, ...]
         if partial is None:
-            at = self._add(reads, bytes_)
+            held = (self._add(reads, bytes_, cost=cost),)
         else:
             made = math.ceil(partial.bytes_ / placed.alignment) * placed.alignment
-            at = self._add(reads, made)
-            in_place = partial.kind == "all_reduce" and placed.platform != "cpu"
-            at = self._add([(at, in_place)], bytes_)
-            self._keys[at] = (partial.kind, partial.mesh_axes)
+            at = self._add(reads, made, cost=cost)
+            held = self._add_collective(
+                (at,), bytes_, key=(partial.kind, partial.mesh_axes)
+            )
         for value in op.results:
-            self._hold(value, at)
+            self._number[value] = held[0]
+            self._held[value] = held
+
+    def _add_collective(
+        self, operands: Sequence[int], bytes_: int, *, key: tuple[str, Hashable]
+    ) -> tuple[int, ...]:
+        """A collective's result, and outside XLA:CPU what ends it."""
+        if self._placed.platform == "cpu":
+            at = self._add([(operand, False) for operand in operands], bytes_)
+            self._keys[at] = key
+            return (at,)
+        in_place = key[0] == "all_reduce"
+        at = self._add([(operand, in_place) for operand in operands], bytes_)
+        self._keys[at] = key
+        # What it reads is there until its end, unless it writes over that.
+        read = (at,) if in_place else (at, *operands)
+        self._ends[at] = self._add([(each, False) for each in read], 0)
+        return (at, self._ends[at])
 
     def _hold(self, value: int, kernel: int) -> None:
         self._number[value] = kernel
@@ -353,9 +379,16 @@ class _Block:
         key = (value, wanted)
         if key not in self._copies:
             bytes_ = self._placed.bytes_(value, wanted)
-            reads = [(at, False) for at in self._held[value]]
-            self._copies[key] = self._add(reads, bytes_)
-        return ((self._copies[key], True),)
+            self._copies[key] = self._add_copy(value, wanted, bytes_)
+        return tuple((at, True) for at in self._copies[key])
+
+    def _add_copy(self, value: int, wanted: Sharding, bytes_: int) -> tuple[int, ...]:
+        """A value in another sharding."""
+        if self._placed.platform == "cpu":
+            return (self._add([(at, False) for at in self._held[value]], bytes_),)
+        steps = self._fusion.steps(value, wanted)
+        key = (steps[-1].kind, (steps[-1].mesh_axes, self._program.values[value].dtype))
+        return self._add_collective(self._held[value], bytes_, key=key)
 
     def _read_source(self, op: Op, wanted: Sharding) -> Reads:
         """What a generated value is made of."""
