@@ -196,6 +196,7 @@ def guard(
         is_given=(*kernels.is_given, *((False,) * count)),
         inner_bytes=(*kernels.inner_bytes, *((0,) * count)),
         reusable=(*kernels.reusable, *(((),) * count)),
+        cost=(*kernels.cost, *((0,) * count)) if kernels.cost else (),
     )
     return guarded, (*unit, *range(len(unit), len(operands)))
 

@@ -202,9 +202,9 @@ class _Block:
         else:
             made = math.ceil(partial.bytes_ / placed.alignment) * placed.alignment
             at = self._add(reads, made, cost=cost)
-            held = self._add_collective(
-                (at,), bytes_, key=(partial.kind, partial.mesh_axes)
-            )
+            dtype = self._program.values[op.results[0]].dtype
+            key = (partial.kind, (partial.mesh_axes, dtype))
+            held = self._add_collective((at,), bytes_, key=key)
         for value in op.results:
             self._number[value] = held[0]
             self._held[value] = held
