@@ -6,11 +6,15 @@ first, each time the one is taken that
 * is an end, while no other collective is under way; else
 * keeps the device waiting least: a start may come once enough has been taken since its
   end to hide it; else
-* came last in the order that takes the least memory.
+* comes last in the order that takes the least memory.
+
+Compilers for older GPUs do not know what would hide what: there each collective starts
+as soon as it can and ends where its result is read, in the order that takes the least
+memory.
 
 Source:
-    XLA's ``LatencyHidingScheduler`` and ``GpuLatencyEstimator``, of which this leaves
-    out ties that it breaks by how deep a kernel lies.
+    XLA's ``LatencyHidingScheduler``, of which this leaves out ties that it breaks by how
+    deep a kernel lies, and ``PostprocessorToScheduleAsEarlyOrLateAsPossible``.
 """
 
 import heapq
@@ -18,10 +22,29 @@ from collections.abc import Sequence
 
 from tepdist.analysis.schedule import Kernels, least_memory
 
-# In units of XLA's: a loop over elements is 1000, any other kernel 1.
-LATENCY = 5000
-LOOP_COST = 1000
-OTHER_COST = 1
+
+def start_early(kernels: Kernels) -> list[int]:
+    """The order of the least memory, but that collectives start as soon as they can."""
+    order = least_memory(kernels)
+    if not kernels.ends:
+        return order
+    ends = frozenset(kernels.ends.values())
+    missing = [len(operands) for operands in kernels.operands]
+    early: list[int] = []
+    done = [False] * len(order)
+    for at in order:
+        if at in ends or done[at]:
+            continue
+        pending = [at, *(op for op in kernels.operands[at] if not done[op])]
+        while pending:
+            now = pending.pop()
+            early.append(now)
+            done[now] = True
+            for user in kernels.users[now]:
+                missing[user] -= 1
+                if missing[user] == 0 and user in kernels.ends and not done[user]:
+                    pending.append(user)
+    return [*early, *(at for at in order if not done[at])]
 
 
 def hide_latency(kernels: Kernels) -> list[int]:
@@ -40,12 +63,13 @@ class _Backwards:
         self._place = [0] * len(order)
         for place, at in enumerate(order):
             self._place[at] = place
-        # Last first: ends, starts and all others that nothing left to take reads.
+        # What nothing left to take reads, last first: ends, and all that is not
+        # waited for. Starts come first when they are hidden.
         self._ends: list[tuple[int, int]] = []
-        self._others: list[tuple[int, int]] = []
-        self._start: int | None = None
-        self._under_way: int | None = None
-        self._now = self._hidden_at = 0
+        self._ready: list[tuple[int, int]] = []
+        self._starting: list[tuple[float, int, int]] = []
+        self._hidden_at: dict[int, float] = {}
+        self._now = 0.0
 
     def run(self) -> list[int]:
         for at, count in enumerate(self._unread):
@@ -66,21 +90,23 @@ class _Backwards:
         if at in self._starts:
             heapq.heappush(self._ends, entry)
         elif at in self._kernels.ends:
-            self._start = at
+            heapq.heappush(self._starting, (self._hidden_at[at], *entry))
         else:
-            heapq.heappush(self._others, entry)
+            heapq.heappush(self._ready, entry)
 
     def _take(self) -> int:
-        if self._under_way is None and self._ends:
+        if self._ends and not self._hidden_at:
             at = heapq.heappop(self._ends)[1]
-            self._under_way = self._starts[at]
-            self._hidden_at = self._now + LATENCY
+            start = self._starts[at]
+            self._hidden_at[start] = self._now + self._kernels.seconds[start]
             return at
-        is_hidden = self._now >= self._hidden_at
-        if self._start is not None and (is_hidden or not self._others):
-            at, self._start, self._under_way = self._start, None, None
-            self._now = max(self._now, self._hidden_at)
-            return at
-        at = heapq.heappop(self._others)[1]
-        self._now += self._kernels.cost[at]
+        if not self._ready:
+            self._now = max(self._now, self._starting[0][0])
+        while self._starting and self._starting[0][0] <= self._now:
+            heapq.heappush(self._ready, heapq.heappop(self._starting)[1:])
+        at = heapq.heappop(self._ready)[1]
+        if at in self._hidden_at:
+            del self._hidden_at[at]
+        else:
+            self._now += self._kernels.seconds[at]
         return at

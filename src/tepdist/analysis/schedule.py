@@ -30,7 +30,7 @@ class Kernels:
         roots: Kernels whose results are handed out, in order.
         inner_bytes: Needed besides while each runs: inside a loop [B].
         reusable: For each kernel operands that it may write over.
-        cost: Time that each hides, in the compiler's own units.
+        seconds: That each takes; from a collective's start to its end.
         ends: Kernels that start a collective to those that end it.
     """
 
@@ -41,7 +41,7 @@ class Kernels:
     roots: tuple[int, ...]
     inner_bytes: tuple[int, ...]
     reusable: tuple[tuple[int, ...], ...]
-    cost: tuple[int, ...] = ()
+    seconds: tuple[float, ...] = ()
     ends: Mapping[int, int] = field(default_factory=dict)
 
 

@@ -141,7 +141,7 @@ def order_units(
             roots=tuple(dict.fromkeys(number[unit[at]] for at in kernels.roots)),
             inner_bytes=total(kernels.inner_bytes),
             reusable=((),) * len(operands),
-            cost=total(kernels.cost) if kernels.cost else (),
+            seconds=tuple(_together_s(kernels, group) for group in members.values()),
             ends={
                 number[unit[start]]: number[unit[end]]
                 for start, end in kernels.ends.items()
@@ -150,6 +150,12 @@ def order_units(
     )
     groups = list(members.values())
     return [at for group in order for at in groups[group]]
+
+
+def _together_s(kernels: Kernels, group: Sequence[int]) -> float:
+    """Time of kernels that start as one: what the shortest takes to start, once."""
+    times = [kernels.seconds[at] for at in group]
+    return sum(times) - (len(times) - 1) * min(times)
 
 
 def guard(
@@ -196,7 +202,7 @@ def guard(
         is_given=(*kernels.is_given, *((False,) * count)),
         inner_bytes=(*kernels.inner_bytes, *((0,) * count)),
         reusable=(*kernels.reusable, *(((),) * count)),
-        cost=(*kernels.cost, *((0,) * count)) if kernels.cost else (),
+        seconds=(*kernels.seconds, *((0.0,) * count)),
     )
     return guarded, (*unit, *range(len(unit), len(operands)))
 

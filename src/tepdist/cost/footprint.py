@@ -5,11 +5,10 @@ from the kernel that makes it to the last that reads it, in the order in which t
 compiler runs them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 
-from tepdist.analysis.hiding import hide_latency
+from tepdist.analysis.hiding import hide_latency, start_early
 from tepdist.analysis.schedule import (
     Kernels,
     breadth_first,
@@ -17,6 +16,7 @@ from tepdist.analysis.schedule import (
     peak_bytes,
 )
 from tepdist.analysis.units import combine, guard, order_units
+from tepdist.cluster.model import Device
 from tepdist.cost.kernels import Graph, device_kernels
 from tepdist.cost.placed import Placed
 
@@ -40,13 +40,21 @@ class Allocator:
     guards: bool
 
 
-ALLOCATORS: Mapping[str, Allocator] = MappingProxyType(
-    {
-        "cpu": Allocator(breadth_first, 64, guards=True),
-        "gpu": Allocator(hide_latency, 256, guards=False),
-        "tpu": Allocator(least_memory, 512, guards=False),
-    }
-)
+_CPU = Allocator(breadth_first, 64, guards=True)
+# XLA:GPU hides collectives from Hopper on; before that it starts them as soon as it can.
+_EARLY_GPU = Allocator(start_early, 256, guards=False)
+_HIDING_GPU = Allocator(hide_latency, 256, guards=False)
+_TPU = Allocator(least_memory, 512, guards=False)
+_STARTING_EARLY = frozenset({"v100-16g", "a100-40g", "a100-80g"})
+
+
+def allocator_of(device: Device) -> Allocator:
+    """What a device's compiler does."""
+    if device.platform == "cpu":
+        return _CPU
+    if device.platform == "tpu":
+        return _TPU
+    return _EARLY_GPU if device.kind in _STARTING_EARLY else _HIDING_GPU
 
 
 def footprint_bytes(placed: Placed, allocator: Allocator) -> int:

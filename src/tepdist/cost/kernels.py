@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tepdist.analysis.hiding import LOOP_COST, OTHER_COST
 from tepdist.analysis.nodes import BARRIER, source_sharding
 from tepdist.analysis.schedule import Kernels
 from tepdist.cost.fusion import Fusion
+from tepdist.cost.kernel_times import kernel_s, steps_s
 from tepdist.cost.placed import Placed
 from tepdist.program.graph import DTYPE_BYTES, Op
 from tepdist.sharding import Sharding
@@ -108,7 +108,7 @@ class _Block:
         self._bytes: list[int] = []
         self._is_given: list[bool] = []
         self._inner: list[int] = []
-        self._cost: list[int] = []
+        self._seconds: list[float] = []
         self._ends: dict[int, int] = {}
         self._reusable: list[tuple[int, ...]] = []
         for value in given:
@@ -156,7 +156,7 @@ class _Block:
             roots=tuple(dict.fromkeys(at for at, _ in roots)),
             inner_bytes=tuple(self._inner),
             reusable=tuple(self._reusable),
-            cost=tuple(self._cost),
+            seconds=tuple(self._seconds),
             ends=self._ends,
         )
         return Graph(kernels, self._keys, updates)
@@ -168,7 +168,7 @@ class _Block:
         *,
         is_given: bool = False,
         inner: int = 0,
-        cost: int = OTHER_COST,
+        seconds: float = 0.0,
     ) -> int:
         reads = tuple(reads)
         # Written over only if no read of it is more than pointwise.
@@ -183,7 +183,7 @@ class _Block:
         self._bytes.append(bytes_)
         self._is_given.append(is_given)
         self._inner.append(inner)
-        self._cost.append(cost)
+        self._seconds.append(seconds)
         return len(self._bytes) - 1
 
     def _add_kernel(self, op: Op) -> None:
@@ -195,22 +195,29 @@ class _Block:
             reads = self._scattering_reads(op)
         partial = placed.partial.get(op.index)
         bytes_ = sum(self._result_bytes(op, value) for value in op.results)
-        cost = LOOP_COST if self._fusion.is_taken_in(op) else OTHER_COST
+        seconds = self._kernel_s(op, reads)
         held: tuple[int, ...]
         if partial is None:
-            held = (self._add(reads, bytes_, cost=cost),)
+            held = (self._add(reads, bytes_, seconds=seconds),)
         else:
             made = math.ceil(partial.bytes_ / placed.alignment) * placed.alignment
-            at = self._add(reads, made, cost=cost)
+            at = self._add(reads, made, seconds=seconds)
             dtype = self._program.values[op.results[0]].dtype
             key = (partial.kind, (partial.mesh_axes, dtype))
-            held = self._add_collective((at,), bytes_, key=key)
+            held = self._add_collective(
+                (at,), bytes_, key=key, seconds=partial.seconds
+            )
         for value in op.results:
             self._number[value] = held[0]
             self._held[value] = held
 
     def _add_collective(
-        self, operands: Sequence[int], bytes_: int, *, key: tuple[str, Hashable]
+        self,
+        operands: Sequence[int],
+        bytes_: int,
+        *,
+        key: tuple[str, Hashable],
+        seconds: float,
     ) -> tuple[int, ...]:
         """A collective's result, and outside XLA:CPU what ends it."""
         if self._placed.platform == "cpu":
@@ -218,12 +225,22 @@ class _Block:
             self._keys[at] = key
             return (at,)
         in_place = key[0] == "all_reduce"
-        at = self._add([(operand, in_place) for operand in operands], bytes_)
+        reads = [(operand, in_place) for operand in operands]
+        at = self._add(reads, bytes_, seconds=seconds)
         self._keys[at] = key
         # What it reads is there until its end, unless it writes over that.
         read = (at,) if in_place else (at, *operands)
         self._ends[at] = self._add([(each, False) for each in read], 0)
         return (at, self._ends[at])
+
+    def _kernel_s(self, op: Op, reads: Reads) -> float:
+        """Time of a kernel [s]; nobody asks for it on CPUs."""
+        if self._placed.platform == "cpu":
+            return 0.0
+        read = sum(self._bytes[at] for at in {at for at, _ in reads})
+        placed = self._placed
+        made = sum(placed.bytes_(value, placed.values[value]) for value in op.results)
+        return kernel_s(op, placed, read + made)
 
     def _hold(self, value: int, kernel: int) -> None:
         self._number[value] = kernel
@@ -388,7 +405,11 @@ class _Block:
             return (self._add([(at, False) for at in self._held[value]], bytes_),)
         steps = self._fusion.steps(value, wanted)
         key = (steps[-1].kind, (steps[-1].mesh_axes, self._program.values[value].dtype))
-        return self._add_collective(self._held[value], bytes_, key=key)
+        itemsize = DTYPE_BYTES.get(self._program.values[value].dtype, 0)
+        seconds = steps_s(steps, self._placed, itemsize)
+        return self._add_collective(
+            self._held[value], bytes_, key=key, seconds=seconds
+        )
 
     def _read_source(self, op: Op, wanted: Sharding) -> Reads:
         """What a generated value is made of."""
