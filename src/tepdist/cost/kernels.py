@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tepdist.analysis.nodes import BARRIER, source_sharding
 from tepdist.analysis.schedule import Kernels
 from tepdist.cost.fusion import Fusion
-from tepdist.cost.kernel_times import kernel_s, steps_s
+from tepdist.cost.kernel_times import hidden_s, kernel_s
 from tepdist.cost.placed import Placed
 from tepdist.program.graph import DTYPE_BYTES, Op
 from tepdist.sharding import Sharding
@@ -205,7 +205,7 @@ class _Block:
             dtype = self._program.values[op.results[0]].dtype
             key = (partial.kind, (partial.mesh_axes, dtype))
             held = self._add_collective(
-                (at,), bytes_, key=key, seconds=partial.seconds
+                (at,), bytes_, key=key, payload=partial.bytes_
             )
         for value in op.results:
             self._number[value] = held[0]
@@ -216,8 +216,8 @@ class _Block:
         operands: Sequence[int],
         bytes_: int,
         *,
-        key: tuple[str, Hashable],
-        seconds: float,
+        key: tuple[str, tuple[tuple[str, ...], str]],
+        payload: float,
     ) -> tuple[int, ...]:
         """A collective's result, and outside XLA:CPU what ends it."""
         if self._placed.platform == "cpu":
@@ -226,6 +226,8 @@ class _Block:
             return (at,)
         in_place = key[0] == "all_reduce"
         reads = [(operand, in_place) for operand in operands]
+        kind, (axes, _) = key
+        seconds = hidden_s(kind, payload, axes, self._placed)
         at = self._add(reads, bytes_, seconds=seconds)
         self._keys[at] = key
         # What it reads is there until its end, unless it writes over that.
@@ -406,9 +408,9 @@ class _Block:
         steps = self._fusion.steps(value, wanted)
         key = (steps[-1].kind, (steps[-1].mesh_axes, self._program.values[value].dtype))
         itemsize = DTYPE_BYTES.get(self._program.values[value].dtype, 0)
-        seconds = steps_s(steps, self._placed, itemsize)
+        payload = steps[-1].bytes_ * itemsize
         return self._add_collective(
-            self._held[value], bytes_, key=key, seconds=seconds
+            self._held[value], bytes_, key=key, payload=payload
         )
 
     def _read_source(self, op: Op, wanted: Sharding) -> Reads:
