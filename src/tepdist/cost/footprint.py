@@ -17,6 +17,7 @@ from tepdist.analysis.schedule import (
 )
 from tepdist.analysis.units import combine, guard, order_units
 from tepdist.cluster.model import Device
+from tepdist.cost.fusion import BEFORE_HOPPER
 from tepdist.cost.kernels import Graph, device_kernels
 from tepdist.cost.placed import Placed
 
@@ -45,7 +46,6 @@ _CPU = Allocator(breadth_first, 64, guards=True)
 _EARLY_GPU = Allocator(start_early, 256, guards=False)
 _HIDING_GPU = Allocator(hide_latency, 256, guards=False)
 _TPU = Allocator(least_memory, 512, guards=False)
-_STARTING_EARLY = frozenset({"v100-16g", "a100-40g", "a100-80g"})
 
 
 def allocator_of(device: Device) -> Allocator:
@@ -54,7 +54,7 @@ def allocator_of(device: Device) -> Allocator:
         return _CPU
     if device.platform == "tpu":
         return _TPU
-    return _EARLY_GPU if device.kind in _STARTING_EARLY else _HIDING_GPU
+    return _EARLY_GPU if device.kind in BEFORE_HOPPER else _HIDING_GPU
 
 
 def footprint_bytes(placed: Placed, allocator: Allocator) -> int:

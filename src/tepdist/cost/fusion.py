@@ -34,6 +34,8 @@ _MOVING = frozenset(
 # Kernels that take in what they read.
 _FUSING = frozenset({"stablehlo.reduce"})
 _PRODUCT = "stablehlo.multiply"
+# GPUs that compute in f32 what is bf16.
+BEFORE_HOPPER = frozenset({"v100-16g", "a100-40g", "a100-80g"})
 # More sources than that are not told apart.
 _MOST_SOURCES = 8
 
@@ -46,6 +48,8 @@ class Fusion:
         stored: Values that have a buffer, their own or one that they are renamed in.
         handed_on: Those that a program, loop or branch hands out.
         duplicated: Stored values that kernels compute again rather than read.
+        wide: Stored bf16 values that kernels on GPUs without bf16 arithmetic hand to one
+            another as f32, which they compute in.
         factored: Products that a reduction takes in, with what they multiply in memory.
     """
 
@@ -65,6 +69,7 @@ class Fusion:
             for region in op.regions:
                 self.handed_on.update(region.yields)
         self.stored = self._find_stored()
+        self.wide = self._find_wide()
         self.duplicated = self._find_duplicated() if placed.platform == "cpu" else set()
 
     def moves(self, value: int, wanted: Sharding) -> bool:
@@ -155,6 +160,25 @@ class Fusion:
             else:
                 found.add(value)
         return found
+
+    def _find_wide(self) -> set[int]:
+        device = self._placed.pricing.cluster.device
+        if device.kind not in BEFORE_HOPPER:
+            return set()
+        return {
+            value
+            for op in self._program.ops
+            if op.index in self._placed.pointwise
+            for value in op.results
+            if value in self.stored
+            and value not in self.handed_on
+            and self._program.values[value].dtype == "bf16"
+            and any(self.computes(user) for user in self._users[value])
+        }
+
+    def computes(self, op: Op) -> bool:
+        """Whether an op computes with elements in ways that fuse."""
+        return op.index in self._placed.pointwise or op.kind in _FUSING
 
     def _find_duplicated(self) -> set[int]:
         """Cheap values made of one other of their rank, in XLA:CPU."""

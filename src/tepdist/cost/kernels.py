@@ -101,6 +101,7 @@ class _Block:
         self._held: dict[int, tuple[int, ...]] = {}
         self._copies: dict[Read, tuple[int, ...]] = {}
         self._transposed: dict[Read, int] = {}
+        self._narrow: dict[int, int] = {}
         self._fused: dict[int, Reads] = {}
         self.outside: list[Read] = []
         self._keys: dict[int, Hashable] = {}
@@ -321,7 +322,8 @@ class _Block:
             carried = self._program.values[op.operands[0]].producer == op.parent
             if carried:
                 return 0
-        return self._placed.bytes_(value, self._placed.values[value])
+        bytes_ = self._placed.bytes_(value, self._placed.values[value])
+        return 2 * bytes_ if value in self._fusion.wide else bytes_
 
     def _add_loop(self, op: Op) -> None:
         """A loop or branch: its results, and what its inside needs."""
@@ -358,6 +360,8 @@ class _Block:
             for at, below in (
                 self._read_transposed(value, sharding)
                 if self._fusion.transposes(op, position)
+                else self._read_narrow(value)
+                if self._is_narrowed(value, sharding, op)
                 else self._read(value, sharding, again=again)
             )
         )
@@ -370,6 +374,21 @@ class _Block:
             bytes_ = self._placed.bytes_(value, wanted)
             self._transposed[key] = self._add(reads, bytes_)
         return ((self._transposed[key], True),)
+
+    def _is_narrowed(self, value: int, wanted: Sharding, op: Op) -> bool:
+        """Whether an op reads a value as bf16 that others read as f32."""
+        fusion = self._fusion
+        is_wide = value in fusion.wide and not fusion.computes(op)
+        return is_wide and not fusion.moves(value, wanted)
+
+    def _read_narrow(self, value: int) -> Reads:
+        """A value that is computed with as f32, as the bf16 that it is."""
+        if value not in self._narrow:
+            lies = self._placed.values[value]
+            bytes_ = self._placed.bytes_(value, lies)
+            reads = [(at, False) for at, _ in self._read(value, lies)]
+            self._narrow[value] = self._add(reads, bytes_)
+        return ((self._narrow[value], False),)
 
     def _read_all(self, reads: Iterable[Read]) -> list[tuple[int, bool]]:
         return [found for value, wanted in reads for found in self._read(value, wanted)]
