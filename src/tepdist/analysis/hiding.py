@@ -13,8 +13,8 @@ as soon as it can and ends where its result is read, in the order that takes the
 memory.
 
 Source:
-    XLA's ``LatencyHidingScheduler``, of which this leaves out ties that it breaks by how
-    deep a kernel lies, and ``PostprocessorToScheduleAsEarlyOrLateAsPossible``.
+    XLA's ``LatencyHidingScheduler``, of which this leaves out ties that it breaks by
+    how deep a kernel lies, and ``PostprocessorToScheduleAsEarlyOrLateAsPossible``.
 """
 
 import heapq

@@ -7,7 +7,7 @@ Source:
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from tepdist.analysis.schedule import Kernels
 
@@ -205,6 +205,49 @@ def guard(
         seconds=(*kernels.seconds, *((0.0,) * count)),
     )
     return guarded, (*unit, *range(len(unit), len(operands)))
+
+
+def merge(
+    kernels: Kernels, unit: Sequence[int], pairs: Iterable[tuple[int, int]]
+) -> tuple[Kernels, tuple[int, ...]]:
+    """Makes one kernel each of pairs of kernels that do not wait for one another.
+
+    Args:
+        kernels: Any.
+        unit: Of each kernel.
+        pairs: Kernels that are made one if they may be, each at most once.
+
+    Returns:
+        Kernels of which both of a pair read what either reads, and units.
+    """
+    pairs = [(unit[one], unit[two]) for one, two in pairs]
+    pairs = [(one, two) for one, two in pairs if one != two]
+    if not pairs:
+        return kernels, tuple(unit)
+    marked = {at: bit for bit, at in enumerate(dict.fromkeys(itertools.chain(*pairs)))}
+    found = ancestors(contract(kernels, unit), marked)
+    waits_for = {at: found[at] for at in marked}
+    operands = list(kernels.operands)
+    merged: dict[int, int] = {}
+    for one, two in pairs:
+        waits = waits_for[one] >> marked[two] | waits_for[two] >> marked[one]
+        if one in merged or two in merged or waits & 1:
+            continue
+        first = min(one, two)
+        merged[one] = merged[two] = first
+        _join((one, two), waits_for, marked)
+        operands[one] = operands[two] = tuple(
+            dict.fromkeys((*operands[one], *operands[two]))
+        )
+    users: list[list[int]] = [[] for _ in operands]
+    for at, read in enumerate(operands):
+        for operand in read:
+            users[operand].append(at)
+    return dataclasses.replace(
+        kernels,
+        operands=tuple(operands),
+        users=tuple(map(tuple, users)),
+    ), tuple(merged.get(first, first) for first in unit)
 
 
 def topological(operands: Sequence[Sequence[int]]) -> list[int]:

@@ -39,9 +39,9 @@ def cpu_reduction(op: Op, placed: Placed) -> CpuReduction:
     sharding = placed.operands[op.index][0]
     elements = described.num_elements // sharding.num_shards(placed.mesh)
     is_single = len(op.results) == 1
-    if is_single and described.dtype in _LIBRARY_DTYPES:
-        if elements >= _LIBRARY_ELEMENTS:
-            return CpuReduction.LIBRARY
+    has_kernel = is_single and described.dtype in _LIBRARY_DTYPES
+    if has_kernel and elements >= _LIBRARY_ELEMENTS:
+        return CpuReduction.LIBRARY
     local = sharding.local_shape(described.shape, placed.mesh)
     summed = frozenset() if op.rule is None else op.rule.reduction
     dims = () if op.rule is None else op.rule.operands[0]

@@ -15,7 +15,7 @@ from tepdist.analysis.schedule import (
     least_memory,
     peak_bytes,
 )
-from tepdist.analysis.units import combine, guard, order_units
+from tepdist.analysis.units import combine, guard, merge, order_units
 from tepdist.cluster.model import Device
 from tepdist.cost.fusion import BEFORE_HOPPER
 from tepdist.cost.kernels import Graph, device_kernels
@@ -42,7 +42,7 @@ class Allocator:
 
 
 _CPU = Allocator(breadth_first, 64, guards=True)
-# XLA:GPU hides collectives from Hopper on; before that it starts them as soon as it can.
+# XLA:GPU hides collectives from Hopper on; before, it starts them as soon as it can.
 _EARLY_GPU = Allocator(start_early, 256, guards=False)
 _HIDING_GPU = Allocator(hide_latency, 256, guards=False)
 _TPU = Allocator(least_memory, 512, guards=False)
@@ -68,6 +68,7 @@ def footprint_bytes(placed: Placed, allocator: Allocator) -> int:
     def peak(graph: Graph) -> int:
         kernels = graph.kernels
         unit = combine(kernels, graph.keys, COMBINED_BYTES)
+        kernels, unit = merge(kernels, unit, graph.siblings)
         if allocator.guards:
             kernels, unit = guard(kernels, unit, graph.updates)
         order = order_units(kernels, unit, allocator.order)

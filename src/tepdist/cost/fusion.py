@@ -32,7 +32,8 @@ _MOVING = frozenset(
     ]
 ) | {BARRIER}
 # Kernels that take in what they read.
-_FUSING = frozenset({"stablehlo.reduce"})
+REDUCE = "stablehlo.reduce"
+_FUSING = frozenset({REDUCE})
 _PRODUCT = "stablehlo.multiply"
 # GPUs that compute in f32 what is bf16.
 BEFORE_HOPPER = frozenset({"v100-16g", "a100-40g", "a100-80g"})
@@ -48,9 +49,9 @@ class Fusion:
         stored: Values that have a buffer, their own or one that they are renamed in.
         handed_on: Those that a program, loop or branch hands out.
         duplicated: Stored values that kernels compute again rather than read.
-        wide: Stored bf16 values that kernels on GPUs without bf16 arithmetic hand to one
-            another as f32, which they compute in.
-        factored: Products that a reduction takes in, with what they multiply in memory.
+        wide: Stored bf16 values that kernels on GPUs without bf16 arithmetic hand to
+            one another as f32, which they compute in.
+        factored: Products that reductions take in, with what they multiply in memory.
     """
 
     def __init__(self, placed: Placed) -> None:

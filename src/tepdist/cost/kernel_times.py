@@ -15,7 +15,6 @@ from tepdist.cost.placed import Placed
 from tepdist.program.graph import Op
 from tepdist.sharding import Sharding
 
-
 # XLA's own figures of a network between nodes: seconds to start and for each step of a
 # ring and each chunk of a message, bytes of a chunk, and its rate [B/s].
 _START_S, _STEP_S, _CHUNK_S = 45e-6, 31e-6, 6e-6
@@ -47,7 +46,9 @@ def kernel_s(op: Op, placed: Placed, bytes_: int) -> float:
     return max(moving_s, flops(op, values) / shards / rate)
 
 
-def hidden_s(kind: str, bytes_: float, axes: tuple[str, ...], placed: Placed) -> float:
+def hidden_s(
+    kind: str, bytes_: float, axes: tuple[str, ...], *, placed: Placed
+) -> float:
     """Time of a collective that the compiler tries to hide [s].
 
     Args:

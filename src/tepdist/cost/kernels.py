@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tepdist.analysis.nodes import BARRIER, source_sharding
 from tepdist.analysis.schedule import Kernels
-from tepdist.cost.fusion import Fusion
+from tepdist.cost.fusion import REDUCE, Fusion
 from tepdist.cost.kernel_times import hidden_s, kernel_s
 from tepdist.cost.placed import Placed
 from tepdist.program.graph import DTYPE_BYTES, Op
@@ -35,11 +35,14 @@ class Graph:
         kernels: Themselves.
         keys: Collectives to what those that may be combined share.
         updates: Argument to the kernel that writes over it.
+        siblings: Pairs that a compiler makes one kernel of if it can: a reduction, and
+            a loop over the same elements that shares an operand with it.
     """
 
     kernels: Kernels
     keys: Mapping[int, Hashable]
     updates: Mapping[int, int]
+    siblings: Sequence[tuple[int, int]]
 
 
 Read = tuple[int, Sharding]
@@ -111,6 +114,9 @@ class _Block:
         self._inner: list[int] = []
         self._seconds: list[float] = []
         self._ends: dict[int, int] = {}
+        # Reductions and loops of accelerators to the elements that they go through.
+        self._reductions: dict[int, int] = {}
+        self._loops: dict[int, int] = {}
         self._reusable: list[tuple[int, ...]] = []
         for value in given:
             bytes_ = self._placed.bytes_(value, self._placed.values[value])
@@ -160,7 +166,16 @@ class _Block:
             seconds=tuple(self._seconds),
             ends=self._ends,
         )
-        return Graph(kernels, self._keys, updates)
+        return Graph(kernels, self._keys, updates, self._siblings(users))
+
+    def _siblings(self, users: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+        return [
+            (at, user)
+            for at, elements in self._reductions.items()
+            for operand in self._operands[at]
+            for user in users[operand]
+            if self._loops.get(user) == elements
+        ]
 
     def _add(
         self,
@@ -205,9 +220,8 @@ class _Block:
             at = self._add(reads, made, seconds=seconds)
             dtype = self._program.values[op.results[0]].dtype
             key = (partial.kind, (partial.mesh_axes, dtype))
-            held = self._add_collective(
-                (at,), bytes_, key=key, payload=partial.bytes_
-            )
+            held = self._add_collective((at,), bytes_, key=key, payload=partial.bytes_)
+        self._note_elements(op, held[0] if partial is None else at)
         for value in op.results:
             self._number[value] = held[0]
             self._held[value] = held
@@ -228,13 +242,28 @@ class _Block:
         in_place = key[0] == "all_reduce"
         reads = [(operand, in_place) for operand in operands]
         kind, (axes, _) = key
-        seconds = hidden_s(kind, payload, axes, self._placed)
+        seconds = hidden_s(kind, payload, axes, placed=self._placed)
         at = self._add(reads, bytes_, seconds=seconds)
         self._keys[at] = key
         # What it reads is there until its end, unless it writes over that.
         read = (at,) if in_place else (at, *operands)
         self._ends[at] = self._add([(each, False) for each in read], 0)
         return (at, self._ends[at])
+
+    def _note_elements(self, op: Op, kernel: int) -> None:
+        placed = self._placed
+        if placed.platform == "cpu" or not op.results:
+            return
+        values = self._program.values
+        if op.kind == REDUCE:
+            value, lies = op.operands[0], placed.operands[op.index][0]
+            into = self._reductions
+        elif self._fusion.is_taken_in(op):
+            value = op.results[0]
+            lies, into = placed.values[value], self._loops
+        else:
+            return
+        into[kernel] = values[value].num_elements // lies.num_shards(placed.mesh)
 
     def _kernel_s(self, op: Op, reads: Reads) -> float:
         """Time of a kernel [s]; nobody asks for it on CPUs."""
@@ -349,9 +378,7 @@ class _Block:
     def _op_reads(self, op: Op) -> Reads:
         is_pointwise = op.index in self._placed.pointwise
         wanted = self._placed.operands[op.index]
-        again = (
-            self._fusion.is_taken_in(op) and op.index not in self._fusion.factored
-        )
+        again = self._fusion.is_taken_in(op) and op.index not in self._fusion.factored
         reads = (
             (at, is_pointwise and below)
             for position, (value, sharding) in enumerate(
@@ -428,9 +455,7 @@ class _Block:
         key = (steps[-1].kind, (steps[-1].mesh_axes, self._program.values[value].dtype))
         itemsize = DTYPE_BYTES.get(self._program.values[value].dtype, 0)
         payload = steps[-1].bytes_ * itemsize
-        return self._add_collective(
-            self._held[value], bytes_, key=key, payload=payload
-        )
+        return self._add_collective(self._held[value], bytes_, key=key, payload=payload)
 
     def _read_source(self, op: Op, wanted: Sharding) -> Reads:
         """What a generated value is made of."""
