@@ -65,6 +65,7 @@ class Node:
 # Trips of a loop whose condition tells no count.
 UNKNOWN_TRIPS = 1
 BARRIER = "stablehlo.optimization_barrier"
+BROADCAST = "stablehlo.broadcast_in_dim"
 SLOTTED = CONTROL_FLOW | {BARRIER}
 _SOURCES = frozenset({"stablehlo.constant", "stablehlo.iota"})
 
@@ -75,7 +76,7 @@ def is_generated(program: Program, value: int) -> bool:
     if producer is None:
         return False
     kind = program.ops[producer].kind
-    return kind in _SOURCES or kind == "stablehlo.broadcast_in_dim"
+    return kind in _SOURCES or kind == BROADCAST
 
 
 def source_dims(

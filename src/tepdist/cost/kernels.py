@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tepdist.analysis.nodes import BARRIER, source_sharding
+from tepdist.analysis.nodes import BARRIER, BROADCAST, source_sharding
 from tepdist.analysis.schedule import Kernels
 from tepdist.cost.fusion import REDUCE, Fusion
 from tepdist.cost.kernel_times import hidden_s, kernel_s
@@ -365,7 +365,7 @@ class _Block:
         ]
         graph, outside = self._blocks.build(op.index, given, yields)
         inner = self._blocks.peak(graph)
-        reads = [*self._op_reads(op), *self._read_all(outside)]
+        reads = [*self._op_reads(op), *self._read_captured(outside)]
         bytes_ = sum(
             self._placed.bytes_(value, placed.values[value])
             for position, value in enumerate(op.results)
@@ -374,6 +374,25 @@ class _Block:
         at = self._add(reads, bytes_, inner=inner)
         for value in op.results:
             self._hold(value, at)
+
+    def _read_captured(self, outside: Iterable[Read]) -> list[tuple[int, bool]]:
+        """What a loop reads of what was made before it: handed in, so in memory."""
+        reads = []
+        for value, wanted in dict.fromkeys(outside):
+            found = self._read(value, wanted)
+            if self._is_broadcast_here(value):
+                bytes_ = self._placed.bytes_(value, wanted)
+                found = ((self._add(found, bytes_), False),)
+            reads += found
+        return reads
+
+    def _is_broadcast_here(self, value: int) -> bool:
+        producer = self._program.values[value].producer
+        return (
+            producer is not None
+            and self._program.ops[producer].kind == BROADCAST
+            and self._fusion.scope(value) == self._parent
+        )
 
     def _op_reads(self, op: Op) -> Reads:
         is_pointwise = op.index in self._placed.pointwise
