@@ -152,6 +152,15 @@ def order_units(
     return [at for group in order for at in groups[group]]
 
 
+def _chained_bytes(kernels: Kernels, copies: Sequence[int]) -> list[int]:
+    """What copies take beyond the buffers of the arguments that they are of [B]."""
+    sizes = [kernels.bytes_[at] for at in copies]
+    if sizes:
+        largest = sizes.index(max(sizes))
+        sizes = [size if at == largest else 0 for at, size in enumerate(sizes)]
+    return sizes
+
+
 def _together_s(kernels: Kernels, group: Sequence[int]) -> float:
     """Time of kernels that start as one: what the shortest takes to start, once."""
     times = [kernels.seconds[at] for at in group]
@@ -162,6 +171,9 @@ def guard(
     kernels: Kernels, unit: Sequence[int], updates: Mapping[int, int]
 ) -> tuple[Kernels, tuple[int, ...]]:
     """Adds a copy of each argument that may be overwritten before it was last read.
+
+    From its copy to its update an argument's own buffer is free: the next smaller copy
+    lies there, so that only the largest takes memory.
 
     Args:
         kernels: Any.
@@ -198,7 +210,7 @@ def guard(
         kernels,
         operands=tuple(map(tuple, operands)),
         users=tuple(map(tuple, users)),
-        bytes_=(*kernels.bytes_, *(kernels.bytes_[at] for at in copies)),
+        bytes_=(*kernels.bytes_, *_chained_bytes(kernels, copies)),
         is_given=(*kernels.is_given, *((False,) * count)),
         inner_bytes=(*kernels.inner_bytes, *((0,) * count)),
         reusable=(*kernels.reusable, *(((),) * count)),
