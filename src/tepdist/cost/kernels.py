@@ -326,19 +326,21 @@ class _Block:
         """
         image, source = op.operands[:2]
         wanted = self._placed.operands[op.index]
-        index_bytes = len(self._program.values[image].shape) * _INDEX_BYTES
+        rank = len(self._program.values[image].shape)
         image_elements, elements = (
             self._program.values[value].num_elements
             // sharding.num_shards(self._placed.mesh)
             for value, sharding in zip((image, source), wanted, strict=False)
         )
+        bytes_ = elements * rank * _INDEX_BYTES
+        read_image = [(at, False) for at, _ in self._read(image, wanted[0])]
         if self._placed.platform == "cpu":
-            bytes_, inner = elements * index_bytes, image_elements * index_bytes
+            indices = [self._add((), image_elements * _INDEX_BYTES) for _ in range(rank)]
+            read_image += [(at, False) for at in indices]
         else:
             itemsize = DTYPE_BYTES.get(self._program.values[image].dtype, 0)
-            bytes_, inner = math.ceil(elements * (index_bytes + itemsize)), 0
-        read_image = [(at, False) for at, _ in self._read(image, wanted[0])]
-        places = self._add(read_image, bytes_, inner=inner)
+            bytes_ += math.ceil(elements * itemsize)
+        places = self._add(read_image, bytes_)
         (result,) = op.results
         made = self._add((), self._result_bytes(op, result))
         read = self._read(source, wanted[1])
