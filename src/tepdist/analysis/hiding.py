@@ -38,11 +38,13 @@ def start_early(kernels: Kernels) -> list[int]:
         pending = [at, *(op for op in kernels.operands[at] if not done[op])]
         while pending:
             now = pending.pop()
+            if done[now]:
+                continue
             early.append(now)
             done[now] = True
             for user in kernels.users[now]:
                 missing[user] -= 1
-                if missing[user] == 0 and user in kernels.ends and not done[user]:
+                if missing[user] == 0 and user in kernels.ends:
                     pending.append(user)
     return [*early, *(at for at in order if not done[at])]
 

@@ -13,16 +13,19 @@ from tepdist.analysis.schedule import Kernels
 
 
 def ancestors(
-    operands: Sequence[Sequence[int]], marked: Mapping[int, int]
+    operands: Sequence[Sequence[int]],
+    marked: Mapping[int, int],
+    order: Iterable[int],
 ) -> list[int]:
     """For each kernel which marked ones it waits for, itself among them, as bits.
 
     Args:
         operands: Of each kernel.
         marked: Kernel to its bit's position.
+        order: One in which all could run.
     """
     found = [0] * len(operands)
-    for at in topological(operands):
+    for at in order:
         bits = 1 << marked[at] if at in marked else 0
         for operand in operands[at]:
             bits |= found[operand]
@@ -51,7 +54,7 @@ def combine(
     marked = {
         at: bit for bit, at in enumerate(sorted(itertools.chain(*alike.values())))
     }
-    found = ancestors(kernels.operands, marked)
+    found = ancestors(kernels.operands, marked, range(len(unit)))
     waits_for = {at: found[at] for at in marked}
     for waiting in alike.values():
         while len(waiting) > 1:
@@ -188,7 +191,7 @@ def guard(
     for argument in updates:
         for at in kernels.users[argument]:
             marked.setdefault(unit[at], len(marked))
-    waits_for = ancestors(contracted, marked)
+    waits_for = ancestors(contracted, marked, topological(contracted))
     operands = [list(read) for read in kernels.operands]
     copies: list[int] = []
     for argument, update in updates.items():
@@ -237,28 +240,24 @@ def merge(
     if not pairs:
         return kernels, tuple(unit)
     marked = {at: bit for bit, at in enumerate(dict.fromkeys(itertools.chain(*pairs)))}
-    found = ancestors(contract(kernels, unit), marked)
+    contracted = contract(kernels, unit)
+    found = ancestors(contracted, marked, topological(contracted))
     waits_for = {at: found[at] for at in marked}
-    operands = list(kernels.operands)
+    operands, users = list(kernels.operands), list(kernels.users)
     merged: dict[int, int] = {}
     for one, two in pairs:
         waits = waits_for[one] >> marked[two] | waits_for[two] >> marked[one]
         if one in merged or two in merged or waits & 1:
             continue
-        first = min(one, two)
-        merged[one] = merged[two] = first
+        merged[one] = merged[two] = min(one, two)
         _join((one, two), waits_for, marked)
-        operands[one] = operands[two] = tuple(
-            dict.fromkeys((*operands[one], *operands[two]))
-        )
-    users: list[list[int]] = [[] for _ in operands]
-    for at, read in enumerate(operands):
-        for operand in read:
-            users[operand].append(at)
+        both = tuple(dict.fromkeys((*operands[one], *operands[two])))
+        for at in (one, two):
+            for operand in set(both) - set(operands[at]):
+                users[operand] = (*users[operand], at)
+            operands[at] = both
     return dataclasses.replace(
-        kernels,
-        operands=tuple(operands),
-        users=tuple(map(tuple, users)),
+        kernels, operands=tuple(operands), users=tuple(users)
     ), tuple(merged.get(first, first) for first in unit)
 
 

@@ -5,9 +5,9 @@ Sources:
     (jax 0.10 and 0.12: a library's kernel from 4,096 elements up).
 """
 
+import math
 from enum import Enum, auto
 
-from tepdist.cost.placed import Placed
 from tepdist.program.graph import Op
 
 _LIBRARY_ELEMENTS = 4096
@@ -28,26 +28,23 @@ class CpuReduction(Enum):
     LOOP = auto()
 
 
-def cpu_reduction(op: Op, placed: Placed) -> CpuReduction:
+def cpu_reduction(op: Op, dtype: str, shape: tuple[int, ...]) -> CpuReduction:
     """What runs a reduction on one device.
 
     Args:
         op: A ``stablehlo.reduce``.
-        placed: The program that it is of.
+        dtype: Of its operand.
+        shape: Of one device's shard of that.
     """
-    described = placed.program.values[op.operands[0]]
-    sharding = placed.operands[op.index][0]
-    elements = described.num_elements // sharding.num_shards(placed.mesh)
     is_single = len(op.results) == 1
-    has_kernel = is_single and described.dtype in _LIBRARY_DTYPES
-    if has_kernel and elements >= _LIBRARY_ELEMENTS:
+    has_kernel = is_single and dtype in _LIBRARY_DTYPES
+    if has_kernel and math.prod(shape) >= _LIBRARY_ELEMENTS:
         return CpuReduction.LIBRARY
-    local = sharding.local_shape(described.shape, placed.mesh)
     summed = frozenset() if op.rule is None else op.rule.reduction
     dims = () if op.rule is None else op.rule.operands[0]
     reduced = [
         extent
-        for extent, factors in zip(local, dims, strict=bool(dims))
+        for extent, factors in zip(shape, dims, strict=bool(dims))
         if not summed.isdisjoint(factors)
     ]
     if is_single and max(reduced, default=0) > _TREE_WINDOW:

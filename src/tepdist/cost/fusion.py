@@ -142,7 +142,10 @@ class Fusion:
 
     def _reduced(self, op: Op) -> set[int]:
         """What a reduction of XLA:CPU reads from memory."""
-        kind = cpu_reduction(op, self._placed)
+        read = self._program.values[op.operands[0]]
+        lies = self._placed.operands[op.index][0]
+        local = lies.local_shape(read.shape, self._placed.mesh)
+        kind = cpu_reduction(op, read.dtype, local)
         if kind is CpuReduction.LOOP:
             return set()
         if kind is CpuReduction.TREE:

@@ -25,6 +25,8 @@ _SELECT_AND_SCATTER = "stablehlo.select_and_scatter"
 # Ops that give what they read another name or shape, in the same place.
 _RENAMING = frozenset({BARRIER, "stablehlo.reshape"})
 _INDEX_BYTES = 4
+# Reductions of so many times fewer elements than the largest do not move the peak.
+_SMALL = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +171,11 @@ class _Block:
         return Graph(kernels, self._keys, updates, self._siblings(users))
 
     def _siblings(self, users: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+        least = max(self._reductions.values(), default=0) // _SMALL
         return [
             (at, user)
             for at, elements in self._reductions.items()
+            if elements >= least
             for operand in self._operands[at]
             for user in users[operand]
             if self._loops.get(user) == elements
@@ -335,7 +339,9 @@ class _Block:
         bytes_ = elements * rank * _INDEX_BYTES
         read_image = [(at, False) for at, _ in self._read(image, wanted[0])]
         if self._placed.platform == "cpu":
-            indices = [self._add((), image_elements * _INDEX_BYTES) for _ in range(rank)]
+            indices = [
+                self._add((), image_elements * _INDEX_BYTES) for _ in range(rank)
+            ]
             read_image += [(at, False) for at in indices]
         else:
             itemsize = DTYPE_BYTES.get(self._program.values[image].dtype, 0)
