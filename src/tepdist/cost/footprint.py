@@ -18,7 +18,8 @@ from tepdist.analysis.schedule import (
 from tepdist.analysis.units import combine, guard, merge, order_units
 from tepdist.cluster.model import Device
 from tepdist.cost.fusion import BEFORE_HOPPER
-from tepdist.cost.kernels import Graph, device_kernels
+from tepdist.cost.kernel_graph import Graph
+from tepdist.cost.kernels import device_kernels
 from tepdist.cost.placed import Placed
 
 # XLA combines collectives up to this size.

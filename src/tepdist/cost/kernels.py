@@ -8,13 +8,12 @@ reduces.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
 from tepdist.analysis.nodes import BARRIER, BROADCAST, source_sharding
-from tepdist.analysis.schedule import Kernels
 from tepdist.cost.fusion import REDUCE, Fusion
-from tepdist.cost.kernel_times import hidden_s, kernel_s
+from tepdist.cost.kernel_graph import Graph, GraphBuilder, Reads
+from tepdist.cost.kernel_times import kernel_s
 from tepdist.cost.placed import Placed
 from tepdist.program.graph import DTYPE_BYTES, Op
 from tepdist.sharding import Sharding
@@ -25,31 +24,9 @@ _SELECT_AND_SCATTER = "stablehlo.select_and_scatter"
 # Ops that give what they read another name or shape, in the same place.
 _RENAMING = frozenset({BARRIER, "stablehlo.reshape"})
 _INDEX_BYTES = 4
-# Reductions of so many times fewer elements than the largest do not move the peak.
-_SMALL = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """Kernels of one block.
-
-    Attributes:
-        kernels: Themselves.
-        keys: Collectives to what those that may be combined share.
-        updates: Argument to the kernel that writes over it.
-        siblings: Pairs that a compiler makes one kernel of if it can: a reduction, and
-            a loop over the same elements that shares an operand with it.
-    """
-
-    kernels: Kernels
-    keys: Mapping[int, Hashable]
-    updates: Mapping[int, int]
-    siblings: Sequence[tuple[int, int]]
 
 
 Read = tuple[int, Sharding]
-# Kernels that are read, and whether each element is read for the matching one alone.
-Reads = tuple[tuple[int, bool], ...]
 # A block -> its peak [B].
 Peak = Callable[[Graph], int]
 
@@ -109,20 +86,10 @@ class _Block:
         self._narrow: dict[int, int] = {}
         self._fused: dict[int, Reads] = {}
         self.outside: list[Read] = []
-        self._keys: dict[int, Hashable] = {}
-        self._operands: list[tuple[int, ...]] = []
-        self._bytes: list[int] = []
-        self._is_given: list[bool] = []
-        self._inner: list[int] = []
-        self._seconds: list[float] = []
-        self._ends: dict[int, int] = {}
-        # Reductions and loops of accelerators to the elements that they go through.
-        self._reductions: dict[int, int] = {}
-        self._loops: dict[int, int] = {}
-        self._reusable: list[tuple[int, ...]] = []
+        self._graph = GraphBuilder(self._placed)
         for value in given:
             bytes_ = self._placed.bytes_(value, self._placed.values[value])
-            self._hold(value, self._add((), bytes_, is_given=True))
+            self._hold(value, self._graph.add((), bytes_, is_given=True))
 
     def add(self, op: Op) -> None:
         """Adds the next op: a kernel of its own, or part of those that read it."""
@@ -148,63 +115,12 @@ class _Block:
             results: What it hands out, and how that lies.
         """
         roots = self._read_all(results)
-        users: list[list[int]] = [[] for _ in self._bytes]
-        for at, operands in enumerate(self._operands):
-            for operand in operands:
-                users[operand].append(at)
         updates = {
             self._number[argument]: self._number[value]
             for value, argument in self._placed.lent.items()
             if self._parent is None and value in self._number
         }
-        kernels = Kernels(
-            operands=tuple(self._operands),
-            users=tuple(map(tuple, users)),
-            bytes_=tuple(self._bytes),
-            is_given=tuple(self._is_given),
-            roots=tuple(dict.fromkeys(at for at, _ in roots)),
-            inner_bytes=tuple(self._inner),
-            reusable=tuple(self._reusable),
-            seconds=tuple(self._seconds),
-            ends=self._ends,
-        )
-        return Graph(kernels, self._keys, updates, self._siblings(users))
-
-    def _siblings(self, users: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-        least = max(self._reductions.values(), default=0) // _SMALL
-        return [
-            (at, user)
-            for at, elements in self._reductions.items()
-            if elements >= least
-            for operand in self._operands[at]
-            for user in users[operand]
-            if self._loops.get(user) == elements
-        ]
-
-    def _add(
-        self,
-        reads: Iterable[tuple[int, bool]],
-        bytes_: int,
-        *,
-        is_given: bool = False,
-        inner: int = 0,
-        seconds: float = 0.0,
-    ) -> int:
-        reads = tuple(reads)
-        # Written over only if no read of it is more than pointwise.
-        others = {at for at, is_pointwise in reads if not is_pointwise}
-        if self._placed.platform != "cpu":
-            # A reduction and what is done with it are one kernel: it reads twice.
-            others.update(*(self._operands[at] for at in others))
-        self._operands.append(tuple(dict.fromkeys(at for at, _ in reads)))
-        self._reusable.append(
-            tuple(dict.fromkeys(at for at, _ in reads if at not in others))
-        )
-        self._bytes.append(bytes_)
-        self._is_given.append(is_given)
-        self._inner.append(inner)
-        self._seconds.append(seconds)
-        return len(self._bytes) - 1
+        return self._graph.finish(dict.fromkeys(at for at, _ in roots), updates)
 
     def _add_kernel(self, op: Op) -> None:
         placed = self._placed
@@ -218,41 +134,19 @@ class _Block:
         seconds = self._kernel_s(op, reads)
         held: tuple[int, ...]
         if partial is None:
-            held = (self._add(reads, bytes_, seconds=seconds),)
+            held = (self._graph.add(reads, bytes_, seconds=seconds),)
         else:
             made = math.ceil(partial.bytes_ / placed.alignment) * placed.alignment
-            at = self._add(reads, made, seconds=seconds)
+            at = self._graph.add(reads, made, seconds=seconds)
             dtype = self._program.values[op.results[0]].dtype
             key = (partial.kind, (partial.mesh_axes, dtype))
-            held = self._add_collective((at,), bytes_, key=key, payload=partial.bytes_)
+            held = self._graph.add_collective(
+                (at,), bytes_, key=key, payload=partial.bytes_
+            )
         self._note_elements(op, held[0] if partial is None else at)
         for value in op.results:
             self._number[value] = held[0]
             self._held[value] = held
-
-    def _add_collective(
-        self,
-        operands: Sequence[int],
-        bytes_: int,
-        *,
-        key: tuple[str, tuple[tuple[str, ...], str]],
-        payload: float,
-    ) -> tuple[int, ...]:
-        """A collective's result, and outside XLA:CPU what ends it."""
-        if self._placed.platform == "cpu":
-            at = self._add([(operand, False) for operand in operands], bytes_)
-            self._keys[at] = key
-            return (at,)
-        in_place = key[0] == "all_reduce"
-        reads = [(operand, in_place) for operand in operands]
-        kind, (axes, _) = key
-        seconds = hidden_s(kind, payload, axes, placed=self._placed)
-        at = self._add(reads, bytes_, seconds=seconds)
-        self._keys[at] = key
-        # What it reads is there until its end, unless it writes over that.
-        read = (at,) if in_place else (at, *operands)
-        self._ends[at] = self._add([(each, False) for each in read], 0)
-        return (at, self._ends[at])
 
     def _note_elements(self, op: Op, kernel: int) -> None:
         placed = self._placed
@@ -261,19 +155,19 @@ class _Block:
         values = self._program.values
         if op.kind == REDUCE:
             value, lies = op.operands[0], placed.operands[op.index][0]
-            into = self._reductions
+            noted = self._graph.reductions
         elif self._fusion.is_taken_in(op):
             value = op.results[0]
-            lies, into = placed.values[value], self._loops
+            lies, noted = placed.values[value], self._graph.loops
         else:
             return
-        into[kernel] = values[value].num_elements // lies.num_shards(placed.mesh)
+        noted[kernel] = values[value].num_elements // lies.num_shards(placed.mesh)
 
     def _kernel_s(self, op: Op, reads: Reads) -> float:
         """Time of a kernel [s]; nobody asks for it on CPUs."""
         if self._placed.platform == "cpu":
             return 0.0
-        read = sum(self._bytes[at] for at in {at for at, _ in reads})
+        read = sum(self._graph.bytes_[at] for at in {at for at, _ in reads})
         placed = self._placed
         made = sum(placed.bytes_(value, placed.values[value]) for value in op.results)
         return kernel_s(op, placed, read + made)
@@ -290,7 +184,7 @@ class _Block:
         """
         first: tuple[int, ...] = ()
         if op.kind == BARRIER and self._placed.platform != "cpu":
-            first = (self._add(self._op_reads(op), 0),)
+            first = (self._graph.add(self._op_reads(op), 0),)
         wanted = self._placed.operands[op.index]
         for value, result, sharding in zip(
             op.operands, op.results, wanted, strict=True
@@ -310,13 +204,13 @@ class _Block:
                 self._held[result] = (*(at for at, _ in reads), *first)
             else:
                 bytes_ = self._result_bytes(op, result)
-                self._hold(result, self._add(self._fused[result], bytes_))
+                self._hold(result, self._graph.add(self._fused[result], bytes_))
 
     def _updating_reads(self, op: Op, reads: Reads) -> Reads:
         """What an op reads that writes into its first operand, made anew if need be."""
         first, wanted = op.operands[0], self._placed.operands[op.index][0]
         if self._fusion.generated[first]:
-            made = self._add((), self._placed.bytes_(first, wanted))
+            made = self._graph.add((), self._placed.bytes_(first, wanted))
             return (*((at, False) for at, _ in reads), (made, True))
         written = {at for at, _ in self._read(first, wanted)}
         return tuple((at, at in written) for at, _ in reads)
@@ -340,15 +234,15 @@ class _Block:
         read_image = [(at, False) for at, _ in self._read(image, wanted[0])]
         if self._placed.platform == "cpu":
             indices = [
-                self._add((), image_elements * _INDEX_BYTES) for _ in range(rank)
+                self._graph.add((), image_elements * _INDEX_BYTES) for _ in range(rank)
             ]
             read_image += [(at, False) for at in indices]
         else:
             itemsize = DTYPE_BYTES.get(self._program.values[image].dtype, 0)
             bytes_ += math.ceil(elements * itemsize)
-        places = self._add(read_image, bytes_)
+        places = self._graph.add(read_image, bytes_)
         (result,) = op.results
-        made = self._add((), self._result_bytes(op, result))
+        made = self._graph.add((), self._result_bytes(op, result))
         read = self._read(source, wanted[1])
         return ((places, False), *((at, False) for at, _ in read), (made, True))
 
@@ -379,18 +273,18 @@ class _Block:
             for position, value in enumerate(op.results)
             if value not in placed.lent and not op.keeps(position)
         )
-        at = self._add(reads, bytes_, inner=inner)
+        at = self._graph.add(reads, bytes_, inner=inner)
         for value in op.results:
             self._hold(value, at)
 
     def _read_captured(self, outside: Iterable[Read]) -> list[tuple[int, bool]]:
         """What a loop reads of what was made before it: handed in, so in memory."""
-        reads = []
+        reads: list[tuple[int, bool]] = []
         for value, wanted in dict.fromkeys(outside):
             found = self._read(value, wanted)
             if self._is_broadcast_here(value):
                 bytes_ = self._placed.bytes_(value, wanted)
-                found = ((self._add(found, bytes_), False),)
+                found = ((self._graph.add(found, bytes_), False),)
             reads += found
         return reads
 
@@ -426,7 +320,7 @@ class _Block:
         if key not in self._transposed:
             reads = [(at, False) for at, _ in self._read(value, wanted, again=True)]
             bytes_ = self._placed.bytes_(value, wanted)
-            self._transposed[key] = self._add(reads, bytes_)
+            self._transposed[key] = self._graph.add(reads, bytes_)
         return ((self._transposed[key], True),)
 
     def _is_narrowed(self, value: int, wanted: Sharding, op: Op) -> bool:
@@ -441,7 +335,7 @@ class _Block:
             lies = self._placed.values[value]
             bytes_ = self._placed.bytes_(value, lies)
             reads = [(at, False) for at, _ in self._read(value, lies)]
-            self._narrow[value] = self._add(reads, bytes_)
+            self._narrow[value] = self._graph.add(reads, bytes_)
         return ((self._narrow[value], False),)
 
     def _read_all(self, reads: Iterable[Read]) -> list[tuple[int, bool]]:
@@ -477,12 +371,14 @@ class _Block:
     def _add_copy(self, value: int, wanted: Sharding, bytes_: int) -> tuple[int, ...]:
         """A value in another sharding."""
         if self._placed.platform == "cpu":
-            return (self._add([(at, False) for at in self._held[value]], bytes_),)
+            return (self._graph.add([(at, False) for at in self._held[value]], bytes_),)
         steps = self._fusion.steps(value, wanted)
         key = (steps[-1].kind, (steps[-1].mesh_axes, self._program.values[value].dtype))
         itemsize = DTYPE_BYTES.get(self._program.values[value].dtype, 0)
         payload = steps[-1].bytes_ * itemsize
-        return self._add_collective(self._held[value], bytes_, key=key, payload=payload)
+        return self._graph.add_collective(
+            self._held[value], bytes_, key=key, payload=payload
+        )
 
     def _read_source(self, op: Op, wanted: Sharding) -> Reads:
         """What a generated value is made of."""
