@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tepdist.analysis.hiding import hide_latency, start_early
 from tepdist.analysis.schedule import (
     Kernels,
     breadth_first,
@@ -15,7 +16,7 @@ from tepdist.analysis.schedule import (
     peak_bytes,
     post_order,
 )
-from tepdist.analysis.units import combine, contract, guard, order_units
+from tepdist.analysis.units import combine, contract, guard, merge, order_units
 
 ORDERS = (breadth_first, depth_first, greedy, post_order, least_memory)
 
@@ -46,6 +47,45 @@ def graphs(draw, most: int = 9) -> Kernels:
         roots=(count - 1,),
         inner_bytes=tuple(draw(sizes) for _ in range(count)),
         reusable=tuple(operands),
+        seconds=(1.0,) * count,
+        ends={},
+    )
+
+
+@st.composite
+def graphs_with_collectives(draw) -> Kernels:
+    """The same, where some kernels start what another ends: others read the end."""
+    kernels = draw(graphs())
+    starts = [
+        at
+        for at, is_given in enumerate(kernels.is_given)
+        if not is_given and draw(st.booleans())
+    ]
+    number: list[int] = []
+    ends: dict[int, int] = {}
+    operands: list[tuple[int, ...]] = []
+    for at, read in enumerate(kernels.operands):
+        operands.append(tuple(number[operand] for operand in read))
+        if at in starts:
+            ends[len(operands) - 1] = len(operands)
+            operands.append((len(operands) - 1,))
+        number.append(len(operands) - 1)
+    count = len(operands)
+    return Kernels(
+        operands=tuple(operands),
+        users=tuple(
+            tuple(at for at, read in enumerate(operands) if operand in read)
+            for operand in range(count)
+        ),
+        bytes_=tuple(draw(st.integers(0, 8)) for _ in range(count)),
+        is_given=tuple(
+            at in number and kernels.is_given[number.index(at)] for at in range(count)
+        ),
+        roots=(count - 1,),
+        inner_bytes=(0,) * count,
+        reusable=((),) * count,
+        seconds=tuple(float(draw(st.integers(0, 3))) for _ in range(count)),
+        ends=ends,
     )
 
 
@@ -153,7 +193,48 @@ def test_a_chain_runs_in_order(make):
         roots=(2,),
         inner_bytes=(0,) * 3,
         reusable=((), (0,), (1,)),
+        seconds=(1.0,) * 3,
+        ends={},
     )
     assert make(chain) == [0, 1, 2]
     assert peak_bytes(chain, [0, 1, 2]) == 8
     assert peak_bytes(chain, [0, 1, 2], reuses=True) == 4
+
+
+@given(graphs_with_collectives())
+def test_hiding_keeps_one_collective_under_way(kernels):
+    order = hide_latency(kernels)
+    assert is_order(order, kernels.operands)
+    under_way: list[int] = []
+    for at in order:
+        if at in kernels.ends:
+            assert not under_way
+            under_way.append(kernels.ends[at])
+        elif at in under_way:
+            under_way.remove(at)
+
+
+@given(graphs_with_collectives())
+def test_an_early_start_waits_for_its_operands_alone(kernels):
+    order = start_early(kernels)
+    assert is_order(order, kernels.operands)
+    for start in kernels.ends:
+        here = order.index(start)
+        ready = max(
+            (order.index(operand) for operand in kernels.operands[start]), default=-1
+        )
+        between = order[ready + 1 : here]
+        assert ready < 0 or all(at in kernels.ends for at in between)
+
+
+@given(graphs(), st.data())
+def test_merged_kernels_can_run_as_one(kernels, data):
+    count = len(kernels.operands)
+    kernel = st.integers(0, count - 1)
+    pairs = data.draw(st.lists(st.tuples(kernel, kernel), max_size=3))
+    merged, unit = merge(kernels, range(count), pairs)
+    order = order_units(merged, unit, breadth_first)
+    assert is_order(order, merged.operands)
+    for one, two in pairs:
+        if unit[one] == unit[two]:
+            assert merged.operands[one] == merged.operands[two]

@@ -7,6 +7,7 @@ import pytest
 from tepdist import zoo
 from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
+from tepdist.cost.cpu_reductions import CpuReduction, cpu_reduction
 from tepdist.cost.layouts import transposed
 from tepdist.frontends.jax import trace
 from tepdist.plans.types import Options
@@ -75,3 +76,18 @@ def test_which_operands_of_a_product_are_transposed(spec, left, right, on_cpu):
     found = tuple(transposed(op, at, platform="cpu") for at in (0, 1))
     assert found == on_cpu
     assert not any(transposed(op, at, platform="gpu") for at in (0, 1))
+
+
+@pytest.mark.parametrize("rows", [16, 63, 64, 256])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.int32])
+def test_which_reductions_have_a_kernel_of_a_library(rows, dtype):
+    struct = jax.ShapeDtypeStruct((rows, 64), dtype)
+
+    def total(values):
+        return jax.lax.reduce(values, jnp.zeros((), dtype), jax.lax.add, (1,))
+
+    program = trace(total, (struct,), {}, state_argnums=()).read()
+    (op,) = (op for op in program.ops if op.kind == "stablehlo.reduce")
+    compiled = jax.jit(total).lower(struct).compile().as_text()
+    kind = cpu_reduction(op, program.values[op.operands[0]].dtype, struct.shape)
+    assert (kind is CpuReduction.LIBRARY) == ("ynn_fusion" in compiled)

@@ -302,7 +302,7 @@ class _Grower:
         for position, member in enumerate(group.members):
             node, reduced = self._nodes[member.node], member.reduced
             for tensor in node.inputs:
-                value, dims = tensor.value, _view(tensor.dims, member.factors)
+                value, dims = tensor.value, view_dims(tensor.dims, member.factors)
                 known = self._defined.get(value)
                 if known is not None and known[0] == group.root:
                     lies = known[1]

@@ -65,9 +65,10 @@ class Node:
 # Trips of a loop whose condition tells no count.
 UNKNOWN_TRIPS = 1
 BARRIER = "stablehlo.optimization_barrier"
+BROADCAST = "stablehlo.broadcast_in_dim"
 SLOTTED = CONTROL_FLOW | {BARRIER}
 _SOURCES = frozenset({"stablehlo.constant", "stablehlo.iota"})
-_GENERATING = _SOURCES | {"stablehlo.broadcast_in_dim"}
+_GENERATING = _SOURCES | {BROADCAST}
 
 
 def is_generated(program: Program, value: int) -> bool:

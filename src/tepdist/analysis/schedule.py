@@ -14,7 +14,7 @@ Source:
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -30,6 +30,8 @@ class Kernels:
         roots: Kernels whose results are handed out, in order.
         inner_bytes: Needed besides while each runs: inside a loop [B].
         reusable: For each kernel operands that it may write over.
+        seconds: That each takes; from a collective's start to its end.
+        ends: Kernels that start a collective to those that end it.
     """
 
     operands: tuple[tuple[int, ...], ...]
@@ -39,6 +41,8 @@ class Kernels:
     roots: tuple[int, ...]
     inner_bytes: tuple[int, ...]
     reusable: tuple[tuple[int, ...], ...]
+    seconds: tuple[float, ...]
+    ends: Mapping[int, int]
 
 
 def breadth_first(kernels: Kernels) -> list[int]:
@@ -58,7 +62,8 @@ def breadth_first(kernels: Kernels) -> list[int]:
 
 def least_memory(kernels: Kernels) -> list[int]:
     """The best of the three orders; the first of equals."""
-    orders = [make(kernels) for make in (greedy, depth_first, post_order)]
+    plain = post_order(kernels)
+    orders = [greedy(kernels), _depth_first(kernels, plain), plain]
     return min(orders, key=lambda order: peak_bytes(kernels, order))
 
 
@@ -125,10 +130,14 @@ class _Greedy:
 
 def depth_first(kernels: Kernels) -> list[int]:
     """Post-order; operands with most readers above them first, then the largest."""
+    return _depth_first(kernels, post_order(kernels))
+
+
+def _depth_first(kernels: Kernels, plain: Sequence[int]) -> list[int]:
     count = len(kernels.operands)
     total = sum(kernels.bytes_)
     extra_users, sizes = [0] * count, [0] * count
-    for at in post_order(kernels):
+    for at in plain:
         operands = kernels.operands[at]
         extra = max(len(kernels.users[at]) - 1, 0)
         extra += sum(extra_users[operand] for operand in operands)

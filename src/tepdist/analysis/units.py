@@ -7,22 +7,25 @@ Source:
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from tepdist.analysis.schedule import Kernels
 
 
 def ancestors(
-    operands: Sequence[Sequence[int]], marked: Mapping[int, int]
+    operands: Sequence[Sequence[int]],
+    marked: Mapping[int, int],
+    order: Iterable[int],
 ) -> list[int]:
     """For each kernel which marked ones it waits for, itself among them, as bits.
 
     Args:
         operands: Of each kernel.
         marked: Kernel to its bit's position.
+        order: One in which all could run.
     """
     found = [0] * len(operands)
-    for at in topological(operands):
+    for at in order:
         bits = 1 << marked[at] if at in marked else 0
         for operand in operands[at]:
             bits |= found[operand]
@@ -51,7 +54,7 @@ def combine(
     marked = {
         at: bit for bit, at in enumerate(sorted(itertools.chain(*alike.values())))
     }
-    found = ancestors(kernels.operands, marked)
+    found = ancestors(kernels.operands, marked, range(len(unit)))
     waits_for = {at: found[at] for at in marked}
     for waiting in alike.values():
         while len(waiting) > 1:
@@ -60,6 +63,8 @@ def combine(
             )
             for at in group:
                 unit[at] = group[0]
+                if at in kernels.ends:
+                    unit[kernels.ends[at]] = kernels.ends[group[0]]
             if len(group) > 1:
                 _join(group, waits_for, marked)
             waiting = [at for at in waiting if at not in group]
@@ -139,16 +144,39 @@ def order_units(
             roots=tuple(dict.fromkeys(number[unit[at]] for at in kernels.roots)),
             inner_bytes=total(kernels.inner_bytes),
             reusable=((),) * len(operands),
+            seconds=tuple(_together_s(kernels, group) for group in members.values()),
+            ends={
+                number[unit[start]]: number[unit[end]]
+                for start, end in kernels.ends.items()
+            },
         )
     )
     groups = list(members.values())
     return [at for group in order for at in groups[group]]
 
 
+def _chained_bytes(kernels: Kernels, copies: Sequence[int]) -> list[int]:
+    """What copies take beyond the buffers of the arguments that they are of [B]."""
+    sizes = [kernels.bytes_[at] for at in copies]
+    if sizes:
+        largest = sizes.index(max(sizes))
+        sizes = [size if at == largest else 0 for at, size in enumerate(sizes)]
+    return sizes
+
+
+def _together_s(kernels: Kernels, group: Sequence[int]) -> float:
+    """Time of kernels that start as one: what the shortest takes to start, once."""
+    times = [kernels.seconds[at] for at in group]
+    return sum(times) - (len(times) - 1) * min(times)
+
+
 def guard(
     kernels: Kernels, unit: Sequence[int], updates: Mapping[int, int]
 ) -> tuple[Kernels, tuple[int, ...]]:
     """Adds a copy of each argument that may be overwritten before it was last read.
+
+    From its copy to its update an argument's own buffer is free: the next smaller copy
+    lies there, so that only the largest takes memory.
 
     Args:
         kernels: Any.
@@ -163,7 +191,7 @@ def guard(
     for argument in updates:
         for at in kernels.users[argument]:
             marked.setdefault(unit[at], len(marked))
-    waits_for = ancestors(contracted, marked)
+    waits_for = ancestors(contracted, marked, topological(contracted))
     operands = [list(read) for read in kernels.operands]
     copies: list[int] = []
     for argument, update in updates.items():
@@ -185,12 +213,52 @@ def guard(
         kernels,
         operands=tuple(map(tuple, operands)),
         users=tuple(map(tuple, users)),
-        bytes_=(*kernels.bytes_, *(kernels.bytes_[at] for at in copies)),
+        bytes_=(*kernels.bytes_, *_chained_bytes(kernels, copies)),
         is_given=(*kernels.is_given, *((False,) * count)),
         inner_bytes=(*kernels.inner_bytes, *((0,) * count)),
         reusable=(*kernels.reusable, *(((),) * count)),
+        seconds=(*kernels.seconds, *((0.0,) * count)),
     )
     return guarded, (*unit, *range(len(unit), len(operands)))
+
+
+def merge(
+    kernels: Kernels, unit: Sequence[int], pairs: Iterable[tuple[int, int]]
+) -> tuple[Kernels, tuple[int, ...]]:
+    """Makes one kernel each of pairs of kernels that do not wait for one another.
+
+    Args:
+        kernels: Any.
+        unit: Of each kernel.
+        pairs: Kernels that are made one if they may be, each at most once.
+
+    Returns:
+        Kernels of which both of a pair read what either reads, and units.
+    """
+    pairs = [(unit[one], unit[two]) for one, two in pairs]
+    pairs = [(one, two) for one, two in pairs if one != two]
+    if not pairs:
+        return kernels, tuple(unit)
+    marked = {at: bit for bit, at in enumerate(dict.fromkeys(itertools.chain(*pairs)))}
+    contracted = contract(kernels, unit)
+    found = ancestors(contracted, marked, topological(contracted))
+    waits_for = {at: found[at] for at in marked}
+    operands, users = list(kernels.operands), list(kernels.users)
+    merged: dict[int, int] = {}
+    for one, two in pairs:
+        waits = waits_for[one] >> marked[two] | waits_for[two] >> marked[one]
+        if one in merged or two in merged or waits & 1:
+            continue
+        merged[one] = merged[two] = min(one, two)
+        _join((one, two), waits_for, marked)
+        both = tuple(dict.fromkeys((*operands[one], *operands[two])))
+        for at in (one, two):
+            for operand in set(both) - set(operands[at]):
+                users[operand] = (*users[operand], at)
+            operands[at] = both
+    return dataclasses.replace(
+        kernels, operands=tuple(operands), users=tuple(users)
+    ), tuple(merged.get(first, first) for first in unit)
 
 
 def topological(operands: Sequence[Sequence[int]]) -> list[int]:

@@ -5,18 +5,21 @@ from the kernel that makes it to the last that reads it, in the order in which t
 compiler runs them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 
+from tepdist.analysis.hiding import hide_latency, start_early
 from tepdist.analysis.schedule import (
     Kernels,
     breadth_first,
     least_memory,
     peak_bytes,
 )
-from tepdist.analysis.units import combine, guard, order_units
-from tepdist.cost.kernels import Graph, device_kernels
+from tepdist.analysis.units import combine, guard, merge, order_units
+from tepdist.cluster.model import Device
+from tepdist.cost.fusion import BEFORE_HOPPER
+from tepdist.cost.kernel_graph import Graph
+from tepdist.cost.kernels import device_kernels
 from tepdist.cost.placed import Placed
 
 # XLA combines collectives up to this size.
@@ -39,13 +42,20 @@ class Allocator:
     guards: bool
 
 
-ALLOCATORS: Mapping[str, Allocator] = MappingProxyType(
-    {
-        "cpu": Allocator(breadth_first, 64, guards=True),
-        "gpu": Allocator(least_memory, 256, guards=False),
-        "tpu": Allocator(least_memory, 512, guards=False),
-    }
-)
+_CPU = Allocator(breadth_first, 64, guards=True)
+# XLA:GPU hides collectives from Hopper on; before, it starts them as soon as it can.
+_EARLY_GPU = Allocator(start_early, 256, guards=False)
+_HIDING_GPU = Allocator(hide_latency, 256, guards=False)
+_TPU = Allocator(least_memory, 512, guards=False)
+
+
+def allocator_of(device: Device) -> Allocator:
+    """What a device's compiler does."""
+    if device.platform == "cpu":
+        return _CPU
+    if device.platform == "tpu":
+        return _TPU
+    return _EARLY_GPU if device.kind in BEFORE_HOPPER else _HIDING_GPU
 
 
 def footprint_bytes(placed: Placed, allocator: Allocator) -> int:
@@ -59,6 +69,7 @@ def footprint_bytes(placed: Placed, allocator: Allocator) -> int:
     def peak(graph: Graph) -> int:
         kernels = graph.kernels
         unit = combine(kernels, graph.keys, COMBINED_BYTES)
+        kernels, unit = merge(kernels, unit, graph.siblings)
         if allocator.guards:
             kernels, unit = guard(kernels, unit, graph.updates)
         order = order_units(kernels, unit, allocator.order)

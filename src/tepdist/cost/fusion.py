@@ -8,9 +8,11 @@ Source:
 from collections.abc import Sequence
 
 from tepdist.analysis.nodes import BARRIER, generated_values
+from tepdist.cost.cpu_reductions import CpuReduction, cpu_reduction
 from tepdist.cost.layouts import TRANSPOSING, transposed
 from tepdist.cost.placed import Placed
 from tepdist.cost.resharding import resharding_steps
+from tepdist.cost.resharding_walk import Step
 from tepdist.program.graph import Op, Program
 from tepdist.sharding import Sharding
 
@@ -30,8 +32,11 @@ _MOVING = frozenset(
     ]
 ) | {BARRIER}
 # Kernels that take in what they read.
-_FUSING = frozenset({"stablehlo.reduce"})
+REDUCE = "stablehlo.reduce"
+_FUSING = frozenset({REDUCE})
 _PRODUCT = "stablehlo.multiply"
+# GPUs that compute in f32 what is bf16.
+BEFORE_HOPPER = frozenset({"v100-16g", "a100-40g", "a100-80g"})
 # More sources than that are not told apart.
 _MOST_SOURCES = 8
 
@@ -41,13 +46,17 @@ class Fusion:
 
     Attributes:
         generated: Values of which each use makes its own.
-        stored: Values that have a buffer.
+        stored: Values that have a buffer, their own or one that they are renamed in.
+        handed_on: Those that a program, loop or branch hands out.
         duplicated: Stored values that kernels compute again rather than read.
+        wide: Stored bf16 values that kernels on GPUs without bf16 arithmetic hand to
+            one another as f32, which they compute in.
+        factored: Products that reductions take in, with what they multiply in memory.
     """
 
     def __init__(self, placed: Placed) -> None:
         self._placed, self._program = placed, placed.program
-        self._moves: dict[tuple[int, Sharding], bool] = {}
+        self._steps: dict[tuple[int, Sharding], Sequence[Step]] = {}
         self._transposes: dict[tuple[str, int], bool] = {}
         self._users: list[list[Op]] = [[] for _ in self._program.values]
         for op in self._program.ops:
@@ -59,21 +68,31 @@ class Fusion:
             for op in self._program.ops
         ]
         self._scopes = _scopes(self._program)
+        self.factored: set[int] = set()
+        self.handed_on = set(placed.program.results)
+        for op in placed.program.ops:
+            for region in op.regions:
+                self.handed_on.update(region.yields)
         self.stored = self._find_stored()
+        self.wide = self._find_wide()
         self.duplicated = self._find_duplicated() if placed.platform == "cpu" else set()
 
     def moves(self, value: int, wanted: Sharding) -> bool:
         """Whether reading a value like this takes communication."""
+        return bool(self.steps(value, wanted))
+
+    def steps(self, value: int, wanted: Sharding) -> Sequence[Step]:
+        """The communication that reading a value like this takes."""
         has = self._placed.values[value]
         if wanted is has or value in self.generated or wanted == has:
-            return False
+            return ()
         key = (value, wanted)
-        if key not in self._moves:
+        if key not in self._steps:
             shape = self._program.values[value].shape
             mesh = self._placed.mesh
             steps = resharding_steps(has, wanted, shape, itemsize=1, mesh=mesh)
-            self._moves[key] = bool(steps)
-        return self._moves[key]
+            self._steps[key] = steps
+        return self._steps[key]
 
     def transposes(self, op: Op, position: int) -> bool:
         """Whether an op reads an operand through a transposed copy."""
@@ -94,10 +113,9 @@ class Fusion:
         return self._scopes[value]
 
     def _find_stored(self) -> set[int]:
-        stored = set(self._program.results)
+        stored = set(self.handed_on)
         for op in self._program.ops:
             for region in op.regions:
-                stored.update(region.yields)
                 stored.update(region.arguments)
             stored.update(self._needed_by(op))
             if not self.is_taken_in(op):
@@ -130,7 +148,15 @@ class Fusion:
         return needed
 
     def _reduced(self, op: Op) -> set[int]:
-        """What a reduction of XLA:CPU reads: it takes in no more than a product."""
+        """What a reduction of XLA:CPU reads from memory."""
+        read = self._program.values[op.operands[0]]
+        lies = self._placed.operands[op.index][0]
+        local = lies.local_shape(read.shape, self._placed.mesh)
+        kind = cpu_reduction(op, read.dtype, local)
+        if kind is CpuReduction.LOOP:
+            return set()
+        if kind is CpuReduction.TREE:
+            return set(op.operands)
         found: set[int] = set()
         for value in op.operands:
             producer = self._program.values[value].producer
@@ -141,9 +167,29 @@ class Fusion:
                 user.kind in _FUSING for user in self._users[value]
             ):
                 found.update(made_by.operands)
+                self.factored.add(producer)
             else:
                 found.add(value)
         return found
+
+    def _find_wide(self) -> set[int]:
+        device = self._placed.pricing.cluster.device
+        if device.kind not in BEFORE_HOPPER:
+            return set()
+        return {
+            value
+            for op in self._program.ops
+            if op.index in self._placed.pointwise
+            for value in op.results
+            if value in self.stored
+            and value not in self.handed_on
+            and self._program.values[value].dtype == "bf16"
+            and any(self.computes(user) for user in self._users[value])
+        }
+
+    def computes(self, op: Op) -> bool:
+        """Whether an op computes with elements in ways that fuse."""
+        return op.index in self._placed.pointwise or op.kind in _FUSING
 
     def _find_duplicated(self) -> set[int]:
         """Cheap values made of one other of their rank, in XLA:CPU."""

@@ -8,12 +8,12 @@ reduces.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
-from tepdist.analysis.nodes import BARRIER, source_sharding
-from tepdist.analysis.schedule import Kernels
-from tepdist.cost.fusion import Fusion
+from tepdist.analysis.nodes import BARRIER, BROADCAST, source_sharding
+from tepdist.cost.fusion import REDUCE, Fusion
+from tepdist.cost.kernel_graph import Graph, GraphBuilder, Reads
+from tepdist.cost.kernel_times import kernel_s
 from tepdist.cost.placed import Placed
 from tepdist.program.graph import DTYPE_BYTES, Op
 from tepdist.sharding import Sharding
@@ -21,27 +21,12 @@ from tepdist.sharding import Sharding
 # Ops that write into their first operand if nothing reads it later.
 _UPDATING = frozenset({"stablehlo.dynamic_update_slice", "stablehlo.scatter"})
 _SELECT_AND_SCATTER = "stablehlo.select_and_scatter"
+# Ops that give what they read another name or shape, in the same place.
+_RENAMING = frozenset({BARRIER, "stablehlo.reshape"})
 _INDEX_BYTES = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """Kernels of one block.
-
-    Attributes:
-        kernels: Themselves.
-        keys: Collectives to what those that may be combined share.
-        updates: Argument to the kernel that writes over it.
-    """
-
-    kernels: Kernels
-    keys: Mapping[int, Hashable]
-    updates: Mapping[int, int]
-
-
 Read = tuple[int, Sharding]
-# Kernels that are read, and whether each element is read for the matching one alone.
-Reads = tuple[tuple[int, bool], ...]
 # A block -> its peak [B].
 Peak = Callable[[Graph], int]
 
@@ -94,19 +79,17 @@ class _Block:
         self._blocks, self._fusion, self._parent = blocks, blocks.fusion, parent
         self._placed, self._program = blocks.placed, blocks.placed.program
         self._number: dict[int, int] = {}
-        self._copies: dict[Read, int] = {}
+        # Value to the kernel whose buffer it is in, and others that it waits for.
+        self._held: dict[int, tuple[int, ...]] = {}
+        self._copies: dict[Read, tuple[int, ...]] = {}
         self._transposed: dict[Read, int] = {}
+        self._narrow: dict[int, int] = {}
         self._fused: dict[int, Reads] = {}
         self.outside: list[Read] = []
-        self._keys: dict[int, Hashable] = {}
-        self._operands: list[tuple[int, ...]] = []
-        self._bytes: list[int] = []
-        self._is_given: list[bool] = []
-        self._inner: list[int] = []
-        self._reusable: list[tuple[int, ...]] = []
+        self._graph = GraphBuilder(self._placed)
         for value in given:
             bytes_ = self._placed.bytes_(value, self._placed.values[value])
-            self._number[value] = self._add((), bytes_, is_given=True)
+            self._hold(value, self._graph.add((), bytes_, is_given=True))
 
     def add(self, op: Op) -> None:
         """Adds the next op: a kernel of its own, or part of those that read it."""
@@ -115,10 +98,13 @@ class _Block:
             return
         if not self._fusion.generated.isdisjoint(op.results):
             return
+        if op.kind in _RENAMING:
+            self._rename(op)
+            return
         is_kernel = not op.results or not self._fusion.stored.isdisjoint(op.results)
         if self._fusion.is_taken_in(op):
             for value in op.results:
-                self._fused[value] = self._reads_of_fused(op, value)
+                self._fused[value] = self._op_reads(op)
         if is_kernel:
             self._add_kernel(op)
 
@@ -129,48 +115,12 @@ class _Block:
             results: What it hands out, and how that lies.
         """
         roots = self._read_all(results)
-        users: list[list[int]] = [[] for _ in self._bytes]
-        for at, operands in enumerate(self._operands):
-            for operand in operands:
-                users[operand].append(at)
         updates = {
             self._number[argument]: self._number[value]
             for value, argument in self._placed.lent.items()
             if self._parent is None and value in self._number
         }
-        kernels = Kernels(
-            operands=tuple(self._operands),
-            users=tuple(map(tuple, users)),
-            bytes_=tuple(self._bytes),
-            is_given=tuple(self._is_given),
-            roots=tuple(dict.fromkeys(at for at, _ in roots)),
-            inner_bytes=tuple(self._inner),
-            reusable=tuple(self._reusable),
-        )
-        return Graph(kernels, self._keys, updates)
-
-    def _add(
-        self,
-        reads: Iterable[tuple[int, bool]],
-        bytes_: int,
-        *,
-        is_given: bool = False,
-        inner: int = 0,
-    ) -> int:
-        reads = tuple(reads)
-        # Written over only if no read of it is more than pointwise.
-        others = {at for at, is_pointwise in reads if not is_pointwise}
-        if self._placed.platform != "cpu":
-            # A reduction and what is done with it are one kernel: it reads twice.
-            others.update(*(self._operands[at] for at in others))
-        self._operands.append(tuple(dict.fromkeys(at for at, _ in reads)))
-        self._reusable.append(
-            tuple(dict.fromkeys(at for at, _ in reads if at not in others))
-        )
-        self._bytes.append(bytes_)
-        self._is_given.append(is_given)
-        self._inner.append(inner)
-        return len(self._bytes) - 1
+        return self._graph.finish(dict.fromkeys(at for at, _ in roots), updates)
 
     def _add_kernel(self, op: Op) -> None:
         placed = self._placed
@@ -181,22 +131,86 @@ class _Block:
             reads = self._scattering_reads(op)
         partial = placed.partial.get(op.index)
         bytes_ = sum(self._result_bytes(op, value) for value in op.results)
+        seconds = self._kernel_s(op, reads)
+        held: tuple[int, ...]
         if partial is None:
-            at = self._add(reads, bytes_)
+            held = (self._graph.add(reads, bytes_, seconds=seconds),)
         else:
             made = math.ceil(partial.bytes_ / placed.alignment) * placed.alignment
-            at = self._add(reads, made)
-            in_place = partial.kind == "all_reduce" and placed.platform != "cpu"
-            at = self._add([(at, in_place)], bytes_)
-            self._keys[at] = (partial.kind, partial.mesh_axes)
+            at = self._graph.add(reads, made, seconds=seconds)
+            dtype = self._program.values[op.results[0]].dtype
+            key = (partial.kind, (partial.mesh_axes, dtype))
+            held = self._graph.add_collective(
+                (at,), bytes_, key=key, payload=partial.bytes_
+            )
+        self._note_elements(op, held[0] if partial is None else at)
         for value in op.results:
-            self._number[value] = at
+            self._number[value] = held[0]
+            self._held[value] = held
+
+    def _note_elements(self, op: Op, kernel: int) -> None:
+        placed = self._placed
+        if placed.platform == "cpu" or not op.results:
+            return
+        values = self._program.values
+        if op.kind == REDUCE:
+            value, lies = op.operands[0], placed.operands[op.index][0]
+            noted = self._graph.reductions
+        elif self._fusion.is_taken_in(op):
+            value = op.results[0]
+            lies, noted = placed.values[value], self._graph.loops
+        else:
+            return
+        noted[kernel] = values[value].num_elements // lies.num_shards(placed.mesh)
+
+    def _kernel_s(self, op: Op, reads: Reads) -> float:
+        """Time of a kernel [s]; nobody asks for it on CPUs."""
+        if self._placed.platform == "cpu":
+            return 0.0
+        read = sum(self._graph.bytes_[at] for at in {at for at, _ in reads})
+        placed = self._placed
+        made = sum(placed.bytes_(value, placed.values[value]) for value in op.results)
+        return kernel_s(op, placed, read + made)
+
+    def _hold(self, value: int, kernel: int) -> None:
+        self._number[value] = kernel
+        self._held[value] = (kernel,)
+
+    def _rename(self, op: Op) -> None:
+        """A reshape or barrier: its results lie where its operands do.
+
+        Outside XLA:CPU a barrier also holds back whoever reads its results until all
+        of its operands are there.
+        """
+        first: tuple[int, ...] = ()
+        if op.kind == BARRIER and self._placed.platform != "cpu":
+            first = (self._graph.add(self._op_reads(op), 0),)
+        wanted = self._placed.operands[op.index]
+        for value, result, sharding in zip(
+            op.operands, op.results, wanted, strict=True
+        ):
+            reads = tuple(self._read(value, sharding))
+            self._fused[result] = (*reads, *((at, False) for at in first))
+            if result not in self._fusion.stored:
+                continue
+            is_in_place = result not in self._fusion.handed_on and (
+                value in self._held
+                and (
+                    sharding == self._placed.values[value]
+                    or self._fusion.moves(value, sharding)
+                )
+            )
+            if is_in_place:
+                self._held[result] = (*(at for at, _ in reads), *first)
+            else:
+                bytes_ = self._result_bytes(op, result)
+                self._hold(result, self._graph.add(self._fused[result], bytes_))
 
     def _updating_reads(self, op: Op, reads: Reads) -> Reads:
         """What an op reads that writes into its first operand, made anew if need be."""
         first, wanted = op.operands[0], self._placed.operands[op.index][0]
         if first in self._fusion.generated:
-            made = self._add((), self._placed.bytes_(first, wanted))
+            made = self._graph.add((), self._placed.bytes_(first, wanted))
             return (*((at, False) for at, _ in reads), (made, True))
         written = {at for at, _ in self._read(first, wanted)}
         return tuple((at, at in written) for at, _ in reads)
@@ -210,21 +224,25 @@ class _Block:
         """
         image, source = op.operands[:2]
         wanted = self._placed.operands[op.index]
-        index_bytes = len(self._program.values[image].shape) * _INDEX_BYTES
+        rank = len(self._program.values[image].shape)
         image_elements, elements = (
             self._program.values[value].num_elements
             // sharding.num_shards(self._placed.mesh)
             for value, sharding in zip((image, source), wanted, strict=False)
         )
+        bytes_ = elements * rank * _INDEX_BYTES
+        read_image = [(at, False) for at, _ in self._read(image, wanted[0])]
         if self._placed.platform == "cpu":
-            bytes_, inner = elements * index_bytes, image_elements * index_bytes
+            indices = [
+                self._graph.add((), image_elements * _INDEX_BYTES) for _ in range(rank)
+            ]
+            read_image += [(at, False) for at in indices]
         else:
             itemsize = DTYPE_BYTES.get(self._program.values[image].dtype, 0)
-            bytes_, inner = math.ceil(elements * (index_bytes + itemsize)), 0
-        read_image = [(at, False) for at, _ in self._read(image, wanted[0])]
-        places = self._add(read_image, bytes_, inner=inner)
+            bytes_ += math.ceil(elements * itemsize)
+        places = self._graph.add(read_image, bytes_)
         (result,) = op.results
-        made = self._add((), self._result_bytes(op, result))
+        made = self._graph.add((), self._result_bytes(op, result))
         read = self._read(source, wanted[1])
         return ((places, False), *((at, False) for at, _ in read), (made, True))
 
@@ -235,7 +253,8 @@ class _Block:
             carried = self._program.values[op.operands[0]].producer == op.parent
             if carried:
                 return 0
-        return self._placed.bytes_(value, self._placed.values[value])
+        bytes_ = self._placed.bytes_(value, self._placed.values[value])
+        return 2 * bytes_ if value in self._fusion.wide else bytes_
 
     def _add_loop(self, op: Op) -> None:
         """A loop or branch: its results, and what its inside needs."""
@@ -248,26 +267,47 @@ class _Block:
         ]
         graph, outside = self._blocks.build(op.index, given, yields)
         inner = self._blocks.peak(graph)
-        reads = [*self._op_reads(op), *self._read_all(outside)]
+        reads = [*self._op_reads(op), *self._read_captured(outside)]
         bytes_ = sum(
             self._placed.bytes_(value, placed.values[value])
             for position, value in enumerate(op.results)
             if value not in placed.lent and not op.keeps(position)
         )
-        at = self._add(reads, bytes_, inner=inner)
+        at = self._graph.add(reads, bytes_, inner=inner)
         for value in op.results:
-            self._number[value] = at
+            self._hold(value, at)
+
+    def _read_captured(self, outside: Iterable[Read]) -> list[tuple[int, bool]]:
+        """What a loop reads of what was made before it: handed in, so in memory."""
+        reads: list[tuple[int, bool]] = []
+        for value, wanted in dict.fromkeys(outside):
+            found = self._read(value, wanted)
+            if self._is_broadcast_here(value):
+                bytes_ = self._placed.bytes_(value, wanted)
+                found = ((self._graph.add(found, bytes_), False),)
+            reads += found
+        return reads
+
+    def _is_broadcast_here(self, value: int) -> bool:
+        producer = self._program.values[value].producer
+        return (
+            producer is not None
+            and self._program.ops[producer].kind == BROADCAST
+            and self._fusion.scope(value) == self._parent
+        )
 
     def _op_reads(self, op: Op) -> Reads:
         is_pointwise = op.index in self._placed.pointwise
         wanted = self._placed.operands[op.index]
-        again = self._fusion.is_taken_in(op)
+        again = self._fusion.is_taken_in(op) and op.index not in self._fusion.factored
         reads: dict[tuple[int, bool], None] = {}
         for position, (value, sharding) in enumerate(
             zip(op.operands, wanted, strict=True)
         ):
             if self._fusion.transposes(op, position):
                 found = self._read_transposed(value, sharding)
+            elif self._is_narrowed(value, sharding, op):
+                found = self._read_narrow(value)
             else:
                 found = self._read(value, sharding, again=again)
             for at, below in found:
@@ -279,8 +319,23 @@ class _Block:
         if key not in self._transposed:
             reads = [(at, False) for at, _ in self._read(value, wanted, again=True)]
             bytes_ = self._placed.bytes_(value, wanted)
-            self._transposed[key] = self._add(reads, bytes_)
+            self._transposed[key] = self._graph.add(reads, bytes_)
         return ((self._transposed[key], True),)
+
+    def _is_narrowed(self, value: int, wanted: Sharding, op: Op) -> bool:
+        """Whether an op reads a value as bf16 that others read as f32."""
+        fusion = self._fusion
+        is_wide = value in fusion.wide and not fusion.computes(op)
+        return is_wide and not fusion.moves(value, wanted)
+
+    def _read_narrow(self, value: int) -> Reads:
+        """A value that is computed with as f32, as the bf16 that it is."""
+        if value not in self._narrow:
+            lies = self._placed.values[value]
+            bytes_ = self._placed.bytes_(value, lies)
+            reads = [(at, False) for at, _ in self._read(value, lies)]
+            self._narrow[value] = self._graph.add(reads, bytes_)
+        return ((self._narrow[value], False),)
 
     def _read_all(self, reads: Iterable[Read]) -> list[tuple[int, bool]]:
         return [found for value, wanted in reads for found in self._read(value, wanted)]
@@ -302,16 +357,29 @@ class _Block:
             return self._read_source(self._program.ops[producer], wanted)
         moves = self._fusion.moves(value, wanted)
         computed = again and not moves and value in self._fusion.duplicated
-        if computed or value not in self._number:
+        if computed or value not in self._held:
             return self._fused[value]
         if not moves:
             lies = self._placed.values[value]
-            return ((self._number[value], wanted is lies or wanted == lies),)
+            is_alike = wanted is lies or wanted == lies
+            return tuple((at, is_alike) for at in self._held[value])
         key = (value, wanted)
         if key not in self._copies:
             bytes_ = self._placed.bytes_(value, wanted)
-            self._copies[key] = self._add([(self._number[value], False)], bytes_)
-        return ((self._copies[key], True),)
+            self._copies[key] = self._add_copy(value, wanted, bytes_)
+        return tuple((at, True) for at in self._copies[key])
+
+    def _add_copy(self, value: int, wanted: Sharding, bytes_: int) -> tuple[int, ...]:
+        """A value in another sharding."""
+        if self._placed.platform == "cpu":
+            return (self._graph.add([(at, False) for at in self._held[value]], bytes_),)
+        steps = self._fusion.steps(value, wanted)
+        key = (steps[-1].kind, (steps[-1].mesh_axes, self._program.values[value].dtype))
+        itemsize = DTYPE_BYTES.get(self._program.values[value].dtype, 0)
+        payload = steps[-1].bytes_ * itemsize
+        return self._graph.add_collective(
+            self._held[value], bytes_, key=key, payload=payload
+        )
 
     def _read_source(self, op: Op, wanted: Sharding) -> Reads:
         """What a generated value is made of."""
@@ -320,10 +388,3 @@ class _Block:
         (source,) = op.operands
         lies = self._blocks.source_sharding(op, wanted)
         return tuple((at, False) for at, _ in self._read(source, lies))
-
-    def _reads_of_fused(self, op: Op, value: int) -> Reads:
-        if op.kind != BARRIER:
-            return self._op_reads(op)
-        position = op.results.index(value)
-        wanted = self._placed.operands[op.index][position]
-        return tuple(self._read(op.operands[position], wanted))

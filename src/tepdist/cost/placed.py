@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from tepdist.cost.pricing import Pricing
 from tepdist.program.graph import Program
 from tepdist.sharding import Mesh, Sharding
 
@@ -19,11 +20,13 @@ class Reduction:
         kind: As in `Collective.kind`.
         mesh_axes: Axes it runs over.
         bytes_: Of the result on one device before it [B].
+        seconds: That it takes alone.
     """
 
     kind: str
     mesh_axes: tuple[str, ...]
     bytes_: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class Placed:
         pointwise: Ops whose results depend on matching elements of operands alone.
         platform: Of the devices.
         alignment: Every buffer is a multiple of it [B].
+        pricing: Of the mesh.
     """
 
     program: Program
@@ -55,6 +59,7 @@ class Placed:
     pointwise: Collection[int]
     platform: str
     alignment: int
+    pricing: Pricing
 
     def bytes_(self, value: int, sharding: Sharding) -> int:
         """Size of one device's shard, aligned [B]."""

@@ -7,7 +7,7 @@ from tepdist.analysis.liveness import expensive_kinds
 from tepdist.analysis.nodes import Node, run_counts
 from tepdist.analysis.phases import Phase
 from tepdist.cost.combining import combine
-from tepdist.cost.footprint import ALLOCATORS, footprint_bytes
+from tepdist.cost.footprint import allocator_of, footprint_bytes
 from tepdist.cost.placed import Placed, Reduction
 from tepdist.cost.pricing import Pricing
 from tepdist.cost.resharding import resharding_steps
@@ -54,6 +54,7 @@ def make_stage(
         most_bytes=pricing.cluster.combines_bytes,
     )
     platform = pricing.cluster.device.platform
+    allocator = allocator_of(pricing.cluster.device)
     allocated = footprint_bytes(
         Placed(
             program=program,
@@ -66,9 +67,10 @@ def make_stage(
             lent=structure.lent,
             pointwise=structure.pointwise,
             platform=platform,
-            alignment=ALLOCATORS[platform].alignment,
+            alignment=allocator.alignment,
+            pricing=pricing,
         ),
-        ALLOCATORS[platform],
+        allocator,
     )
     return Stage(
         index=0,
@@ -250,7 +252,8 @@ def _partial(
     for each in collectives:
         made = {program.values[value].name for value in program.ops[each.op].results}
         if each.value in made and each.kind in REDUCING:
-            reduction = Reduction(each.kind, each.mesh_axes, each.bytes_)
+            alone_s = each.seconds / each.count if each.count else 0.0
+            reduction = Reduction(each.kind, each.mesh_axes, each.bytes_, alone_s)
             found.setdefault(each.op, reduction)
     return found
 

@@ -1,0 +1,160 @@
+"""Kernels of one block as they are added, and the graph that they make."""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tepdist.analysis.schedule import Kernels
+from tepdist.cost.kernel_times import hidden_s
+from tepdist.cost.placed import Placed
+
+# Reductions of so many times fewer elements than the largest do not move the peak.
+_SMALL = 16
+
+# Kernels that are read, and whether each element is read for the matching one alone.
+Reads = tuple[tuple[int, bool], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Kernels of one block.
+
+    Attributes:
+        kernels: Themselves.
+        keys: Collectives to what those that may be combined share.
+        updates: Argument to the kernel that writes over it.
+        siblings: Pairs that a compiler makes one kernel of if it can: a reduction, and
+            a loop over the same elements that shares an operand with it.
+    """
+
+    kernels: Kernels
+    keys: Mapping[int, Hashable]
+    updates: Mapping[int, int]
+    siblings: Sequence[tuple[int, int]]
+
+
+class GraphBuilder:
+    """Adds kernels, each after those that it reads.
+
+    Attributes:
+        bytes_: What each kernel makes [B].
+        reductions: Reductions of accelerators to the elements that they go through.
+        loops: Pointwise kernels of accelerators likewise.
+    """
+
+    def __init__(self, placed: Placed) -> None:
+        """Starts without kernels.
+
+        Args:
+            placed: The program that they are of.
+        """
+        self.bytes_: list[int] = []
+        self.reductions: dict[int, int] = {}
+        self.loops: dict[int, int] = {}
+        self._placed = placed
+        self._operands: list[tuple[int, ...]] = []
+        self._reusable: list[tuple[int, ...]] = []
+        self._is_given: list[bool] = []
+        self._inner: list[int] = []
+        self._seconds: list[float] = []
+        self._keys: dict[int, Hashable] = {}
+        self._ends: dict[int, int] = {}
+
+    def add(
+        self,
+        reads: Iterable[tuple[int, bool]],
+        bytes_: int,
+        *,
+        is_given: bool = False,
+        inner: int = 0,
+        seconds: float = 0.0,
+    ) -> int:
+        """Adds a kernel after all others; its number.
+
+        Args:
+            reads: What it reads.
+            bytes_: That it makes [B].
+            is_given: Whether it is an argument.
+            inner: Bytes that it needs besides while it runs [B].
+            seconds: That it takes.
+        """
+        reads = tuple(reads)
+        # Written over only if no read of it is more than pointwise.
+        others = {at for at, is_pointwise in reads if not is_pointwise}
+        if self._placed.platform != "cpu":
+            # A reduction and what is done with it are one kernel: it reads twice.
+            others.update(*(self._operands[at] for at in others))
+        self._operands.append(tuple(dict.fromkeys(at for at, _ in reads)))
+        self._reusable.append(
+            tuple(dict.fromkeys(at for at, _ in reads if at not in others))
+        )
+        self.bytes_.append(bytes_)
+        self._is_given.append(is_given)
+        self._inner.append(inner)
+        self._seconds.append(seconds)
+        return len(self.bytes_) - 1
+
+    def add_collective(
+        self,
+        operands: Sequence[int],
+        bytes_: int,
+        *,
+        key: tuple[str, tuple[tuple[str, ...], str]],
+        payload: float,
+    ) -> tuple[int, ...]:
+        """Adds a collective: its result, and outside XLA:CPU what ends it.
+
+        Args:
+            operands: Kernels that it reads.
+            bytes_: Of its result [B].
+            key: Kind, mesh axes and dtype.
+            payload: As in `Collective.bytes_` [B].
+        """
+        if self._placed.platform == "cpu":
+            at = self.add([(operand, False) for operand in operands], bytes_)
+            self._keys[at] = key
+            return (at,)
+        in_place = key[0] == "all_reduce"
+        reads = [(operand, in_place) for operand in operands]
+        kind, (axes, _) = key
+        seconds = hidden_s(kind, payload, axes, placed=self._placed)
+        at = self.add(reads, bytes_, seconds=seconds)
+        self._keys[at] = key
+        # What it reads is there until its end, unless it writes over that.
+        read = (at,) if in_place else (at, *operands)
+        self._ends[at] = self.add([(each, False) for each in read], 0)
+        return (at, self._ends[at])
+
+    def finish(self, roots: Iterable[int], updates: Mapping[int, int]) -> Graph:
+        """The graph of all kernels.
+
+        Args:
+            roots: Kernels whose results are handed out.
+            updates: Argument to the kernel that writes over it.
+        """
+        users: list[list[int]] = [[] for _ in self.bytes_]
+        for at, operands in enumerate(self._operands):
+            for operand in operands:
+                users[operand].append(at)
+        kernels = Kernels(
+            operands=tuple(self._operands),
+            users=tuple(map(tuple, users)),
+            bytes_=tuple(self.bytes_),
+            is_given=tuple(self._is_given),
+            roots=tuple(roots),
+            inner_bytes=tuple(self._inner),
+            reusable=tuple(self._reusable),
+            seconds=tuple(self._seconds),
+            ends=self._ends,
+        )
+        return Graph(kernels, self._keys, updates, self._siblings(users))
+
+    def _siblings(self, users: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+        least = max(self.reductions.values(), default=0) // _SMALL
+        return [
+            (at, user)
+            for at, elements in self.reductions.items()
+            if elements >= least
+            for operand in self._operands[at]
+            for user in users[operand]
+            if self.loops.get(user) == elements
+        ]
