@@ -100,22 +100,19 @@ def test_a_lower_limit_never_costs_less(plan):
         assert found.search.lower_bound_s <= found.search.cost_s
 
 
-def test_what_is_allocated_keeps_the_limit_where_some_plan_does(plan):
+def test_a_search_goes_on_where_more_is_allocated_than_the_limit(plan):
     mesh = Mesh.parse("4")
     peak = plan(mesh=mesh).predicted.memory_per_device_bytes
-    memories = []
-    for share in (0.95, 0.9, 0.85, 0.8):
+    kept = []
+    for share in (0.95, 0.9, 0.85):
+        limit = int(share * peak)
         try:
-            found = plan(mesh=mesh, memory_limit_bytes=int(share * peak))
+            memory = plan(mesh=mesh, memory_limit_bytes=limit).stages[0].memory
         except NoPlanFits:
             break
-        memories.append(found.stages[0].memory)
-    least = min(memory.allocated for memory in memories)
-    for share, memory in zip((0.95, 0.9, 0.85, 0.8), memories, strict=False):
-        limit = int(share * peak)
         assert memory.peak <= limit
-        # A plan for a lower limit would have done.
-        assert memory.allocated <= limit or least > limit
+        kept.append(memory.allocated <= limit)
+    assert any(kept)
 
 
 @pytest.mark.parametrize("limit_s", [0.0, 1.0, 3.0])

@@ -2,8 +2,8 @@
 
 The network knows the memory of live ranges. What the compiler allocates differs by its
 order of kernels and its copies, and is known of a decoded plan alone. Where that is
-above the limit, the network's limit is lowered by the excess and the search goes on
-from its prices, a few times; once a plan is allocated within the limit, the network's
+above the limit, the network's limit is lowered by the excess, or half of it where
+nothing goes as low, and the search goes on from its prices, a few times; once a plan is allocated within the limit, the network's
 limit is raised again halfway, for a cheaper one.
 """
 
@@ -70,11 +70,14 @@ def allocated_within(
     for _ in range(_LOWERINGS):
         if best.stage.memory.allocated <= limit or out_of_time():
             break
-        too_high = lowered
-        lowered -= last.stage.memory.allocated - limit
-        found = _answered(candidates, lowered, out_of_time)
+        asked = lowered - (last.stage.memory.allocated - limit)
+        found = _answered(candidates, asked, out_of_time)
+        if found is None:  # nothing goes as low
+            asked = (lowered + max(asked, 0.0)) / 2
+            found = _answered(candidates, asked, out_of_time)
         if found is None:
             break
+        too_high, lowered = lowered, asked
         last = decoded(question, found)
         best = min(best, last, key=lambda staged: _rank(staged, limit))
     for _ in range(_RAISES):
