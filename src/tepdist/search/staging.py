@@ -12,7 +12,7 @@ from tepdist.cost.placed import Placed, Reduction
 from tepdist.cost.pricing import Pricing
 from tepdist.cost.resharding import resharding_steps
 from tepdist.plans.types import Collective, Stage, StageMemory
-from tepdist.program.graph import DTYPE_BYTES, Op, Program
+from tepdist.program.graph import Op, Program
 from tepdist.search.decode import decode, strategy_of
 from tepdist.search.memory import MemoryModel
 from tepdist.search.problem import Problem, body_collective_s, reductions
@@ -119,8 +119,9 @@ def _reductions(
                 continue
             value = structure.program.values[tensor.value]
             shards = sharding_of(strategy, tensor, mesh).num_shards(mesh)
+            moved = problem.pricing.moved_bytes(value)
             for kind, payload, axes in reductions(
-                strategy, group.reduction, value.bytes_ / shards, mesh=mesh
+                strategy, group.reduction, moved / shards, mesh=mesh
             ):
                 yield Collective(
                     phase=structure.phases[node.op],
@@ -190,8 +191,9 @@ def _reshardings(
         value = program.values[written.value]
         trips = link_trips(structure.nodes, structure.groups, link)
         op = node.op if node.op is not None else producer.op
+        itemsize = problem.pricing.moved_itemsize(value.dtype)
         for step in resharding_steps(
-            source, target, value.shape, itemsize=DTYPE_BYTES[value.dtype], mesh=mesh
+            source, target, value.shape, itemsize=itemsize, mesh=mesh
         ):
             yield Collective(
                 phase=structure.phases[op] if op is not None else Phase.UPDATE,
