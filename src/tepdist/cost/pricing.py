@@ -19,7 +19,6 @@ from tepdist.program.graph import DTYPE_BYTES, Value
 from tepdist.sharding import Mesh, Sharding
 
 Array = NDArray[np.float64]
-_HALF = frozenset({"bf16", "f16"})
 _Step = tuple[str, tuple[Span, ...], float]  # kind, links, share of the tensor
 
 
@@ -54,10 +53,10 @@ class Pricing:
     def moved_itemsize(self, dtype: str) -> float:
         """Size of an element as collectives move it [B].
 
-        XLA:CPU computes in f32 what is of half precision, and moves the conversion
-        across the collective.
+        XLA:CPU computes in f32 what is bf16, and moves the conversion across the
+        collective; f16 it moves as it is.
         """
-        if self.cluster.device.platform == "cpu" and dtype in _HALF:
+        if self.cluster.device.platform == "cpu" and dtype == "bf16":
             dtype = "f32"
         return DTYPE_BYTES.get(dtype, 0)
 
