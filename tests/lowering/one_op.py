@@ -229,6 +229,9 @@ OPS: Mapping[str, OneOp] = MappingProxyType(
             (3, 3, 8, 16),
         ),
         "convolution-valid": _case(_convolve(padding="VALID"), IMAGE, (3, 3, 8, 16)),
+        "convolution-bf16": _case(
+            _convolve(), (8, 8, 16, 8), (3, 3, 8, 16), dtype=jnp.bfloat16
+        ),
         "max-pool-overlapping": _case(
             _window(lax.max, -jnp.inf, (1, 3, 3, 1), (1, 2, 2, 1), "SAME"), IMAGE
         ),

@@ -30,8 +30,9 @@ def plan_of(program: str, cluster: str) -> Plan:
     )
 
 
-def test_an_mlp_is_compiled_as_it_was_priced() -> None:
-    (check,) = verify(plan_of("mlp:layers=2,width=64,batch=64", "cpu:4"))
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+def test_an_mlp_is_compiled_as_it_was_priced(dtype: str) -> None:
+    (check,) = verify(plan_of(f"mlp:layers=2,width=64,batch=64,dtype={dtype}", "cpu:4"))
     assert check.collectives
     for each in check.collectives:
         assert each.compiled_bytes == pytest.approx(each.predicted_bytes, rel=0.02)

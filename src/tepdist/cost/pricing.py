@@ -5,6 +5,7 @@ whatever its shape. So the steps of each pair of shardings are found once for ea
 mesh, and a table of costs for all pairs of two lists of shardings is one look-up.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from tepdist.cluster.model import Cluster, Span
 from tepdist.cost.collectives import collective_s
 from tepdist.cost.resharding import resharding_steps, step_spans
 from tepdist.cost.resharding_walk import Step
+from tepdist.program.graph import DTYPE_BYTES, Value
 from tepdist.sharding import Mesh, Sharding
 
 Array = NDArray[np.float64]
@@ -49,6 +51,20 @@ class Pricing:
         if axes not in self._spans:
             self._spans[axes] = self.cluster.spans(self.mesh, axes)
         return collective_s(kind, float(bytes_), self._spans[axes])
+
+    def moved_itemsize(self, dtype: str) -> float:
+        """Size of an element as collectives move it [B].
+
+        XLA:CPU computes in f32 what is bf16, and moves the conversion across the
+        collective; f16 it moves as it is.
+        """
+        if self.cluster.device.platform == "cpu" and dtype == "bf16":
+            dtype = "f32"
+        return DTYPE_BYTES.get(dtype, 0)
+
+    def moved_bytes(self, value: Value) -> int:
+        """Size of a whole tensor as collectives move it [B]."""
+        return math.ceil(value.num_elements * self.moved_itemsize(value.dtype))
 
     def step_s(self, step: Step) -> float:
         """Time of one step of a resharding [s]."""

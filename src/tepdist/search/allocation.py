@@ -3,8 +3,9 @@
 The network knows the memory of live ranges. What the compiler allocates differs by its
 order of kernels and its copies, and is known of a decoded plan alone. Where that is
 above the limit, the network's limit is lowered by the excess, or half of it where
-nothing goes as low, and the search goes on from its prices, a few times; once a plan is allocated within the limit, the network's
-limit is raised again halfway, for a cheaper one.
+nothing goes as low, and the search goes on from its prices, a few times; once a plan is
+allocated within the limit, the network's limit is raised again halfway, for a cheaper
+one.
 """
 
 from collections.abc import Callable, Sequence

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from tepdist.analysis.groups import GroupTensor, view_dims
 from tepdist.cost.pricing import Pricing
-from tepdist.program.graph import DTYPE_BYTES, Op, Value
+from tepdist.program.graph import Op, Value
 from tepdist.program.windows import exchanges
 from tepdist.search.shared import Array, Choice, Shared
 from tepdist.search.strategies import Space
 from tepdist.search.structure import Structure
-from tepdist.sharding import Mesh, Sharding
+from tepdist.sharding import Sharding
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +73,20 @@ def windowed(structure: Structure, group: int) -> Windowed | None:
     return Windowed(op, value, read, node.trips)
 
 
-def permutes(found: Windowed, sharding: Sharding, mesh: Mesh) -> Iterator[Permute]:
+def permutes(
+    found: Windowed, sharding: Sharding, pricing: Pricing
+) -> Iterator[Permute]:
     """What devices send each other before such an op runs on their pieces.
 
     Args:
         found: The op.
         sharding: Of what it slides over.
-        mesh: Of the sharding.
+        pricing: Of the sharding's mesh.
     """
     op, value = found.op, found.value
     assert op.rule is not None
-    for each in exchanges(op.rule, value.shape, sharding, mesh=mesh):
+    itemsize = pricing.moved_itemsize(value.dtype)
+    for each in exchanges(op.rule, value.shape, sharding, mesh=pricing.mesh):
         for side, hops in enumerate((each.low, each.high)):
             for distance, rows in enumerate(hops):
                 yield Permute(
@@ -91,7 +94,7 @@ def permutes(found: Windowed, sharding: Sharding, mesh: Mesh) -> Iterator[Permut
                     value.index,
                     sharding,
                     (each.dim, side, distance),
-                    rows * each.row_elements * DTYPE_BYTES[value.dtype],
+                    rows * each.row_elements * itemsize,
                     each.axes,
                 )
 
@@ -122,7 +125,7 @@ def halo_costs(
             continue
         variable = structure.variable_of[group]
         shardings, index = spaces[variable].lies(found.read)
-        sent = [tuple(permutes(found, each, pricing.mesh)) for each in shardings]
+        sent = [tuple(permutes(found, each, pricing)) for each in shardings]
         for at in sorted({each.place for row in sent for each in row}):
             place = places[found.op.parent, found.value.index, at]
             place.trips = found.trips

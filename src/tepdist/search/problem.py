@@ -184,7 +184,8 @@ class Builder:
             return costs
         for tensor in group.outputs:
             if tensor.member == 0:
-                bytes_ = structure.program.values[tensor.value].bytes_
+                value = structure.program.values[tensor.value]
+                bytes_ = self._pricing.moved_bytes(value)
                 is_last = root.op in self._last
                 key = (
                     *(space, group.reduction, tensor.dims, tensor.reduced),

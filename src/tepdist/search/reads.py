@@ -84,7 +84,7 @@ class Reads:
         written, _ = link_tensors(self._structure, kinds[0])
         parts: list[object] = [
             fan.count * kinds[0].trips,
-            self._structure.program.values[written.value].bytes_,
+            self._pricing.moved_bytes(self._structure.program.values[written.value]),
             self._spaces[kinds[0].source],
             (written.dims, written.reduced),
         ]
@@ -99,7 +99,8 @@ class Reads:
         written, _ = link_tensors(self._structure, kinds[0])
         sources, rows = self._spaces[kinds[0].source].lies(written)
         readers, targets = self._read(kinds)
-        bytes_ = self._structure.program.values[written.value].bytes_
+        value = self._structure.program.values[written.value]
+        bytes_ = self._pricing.moved_bytes(value)
         table = self._pricing.resharding_table(bytes_, sources, targets)
         table = table * (fan.count * kinds[0].trips)
         taken = np.zeros(len(targets), np.intp)

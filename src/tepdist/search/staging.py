@@ -12,7 +12,7 @@ from tepdist.cost.placed import Placed, Reduction
 from tepdist.cost.pricing import Pricing
 from tepdist.cost.resharding import resharding_steps
 from tepdist.plans.types import Collective, Stage, StageMemory
-from tepdist.program.graph import DTYPE_BYTES, Op, Program
+from tepdist.program.graph import Op, Program
 from tepdist.search.decode import decode, strategy_of
 from tepdist.search.halos import permute_s, permutes, windowed
 from tepdist.search.memory import MemoryModel
@@ -121,8 +121,9 @@ def _reductions(
                 continue
             value = structure.program.values[tensor.value]
             shards = sharding_of(strategy, tensor, mesh).num_shards(mesh)
+            moved = problem.pricing.moved_bytes(value)
             for kind, payload, axes in reductions(
-                strategy, group.reduction, value.bytes_ / shards, mesh=mesh
+                strategy, group.reduction, moved / shards, mesh=mesh
             ):
                 yield Collective(
                     phase=structure.phases[node.op],
@@ -149,7 +150,7 @@ def _halos(
             continue
         strategy = strategy_of(structure, problem, assignment, group=index)
         sharding = sharding_of(strategy, found.read, mesh)
-        for permute in permutes(found, sharding, mesh):
+        for permute in permutes(found, sharding, problem.pricing):
             if permute in seen:
                 continue
             seen.add(permute)
@@ -222,8 +223,9 @@ def _reshardings(
         op = _op_of(node, program)
         if op is None:
             op = _op_of(producer, program)
+        itemsize = problem.pricing.moved_itemsize(value.dtype)
         for step in resharding_steps(
-            source, target, value.shape, itemsize=DTYPE_BYTES[value.dtype], mesh=mesh
+            source, target, value.shape, itemsize=itemsize, mesh=mesh
         ):
             yield Collective(
                 phase=structure.phases[op] if op is not None else Phase.UPDATE,
