@@ -88,7 +88,7 @@ class Ranking:
 @click.option("--program", "programs", multiple=True, default=PROGRAMS)
 @click.option("--plans", type=click.IntRange(2), default=13, show_default=True)
 @click.option("--rounds", type=click.IntRange(2), default=20, show_default=True)
-@click.option("--block", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--block", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON as well.")
 def main(
