@@ -208,7 +208,7 @@ def _first_answers(
             continue
         progress(f"mesh {candidate.mesh}", number / len(candidates))
         relaxation = candidate.relaxation
-        relaxation.sweep(SWEEPS, enough=best)
+        relaxation.sweep(SWEEPS, enough=best, out_of_time=clock.is_over)
         if relaxation.bound < best:
             # Until something fits, a time limit waits.
             is_enough = clock.is_over if best < np.inf else _never
