@@ -101,6 +101,22 @@ def test_a_lower_limit_never_costs_less(plan):
         assert found.search.lower_bound_s <= found.search.cost_s
 
 
+def test_within_a_limit_a_higher_level_is_never_worse(plan):
+    mesh = Mesh.parse("4")
+    limit = int(0.9 * plan(mesh=mesh).predicted.memory_per_device_bytes)
+
+    def rank(level):
+        try:
+            found = plan(mesh=mesh, memory_limit_bytes=limit, level=level)
+        except NoPlanFits:
+            return (float("inf"), 0.0)
+        excess = found.stages[0].memory.allocated - limit
+        return (max(excess, 0), found.search.cost_s)
+
+    excess, cost_s = rank("O1")
+    assert rank("O2") <= (excess, cost_s * (1 + 1e-6))
+
+
 def test_more_than_the_limit_is_allocated_only_where_the_plan_says_so(plan):
     mesh = Mesh.parse("4")
     peak = plan(mesh=mesh).predicted.memory_per_device_bytes

@@ -71,14 +71,10 @@ class Pricing:
         spans = step_spans(step, self.mesh, self.cluster)
         return collective_s(step.kind, float(step.bytes_), spans)
 
-    def communicates(self, source: Sharding, target: Sharding) -> bool:
-        """Whether the resharding takes a collective; slicing takes none."""
-        return bool(self._pair(source, target))
-
     def num_steps(
         self, sources: tuple[Sharding, ...], targets: tuple[Sharding, ...]
     ) -> NDArray[np.intp]:
-        """Collectives that each resharding takes, [num sources, num targets]."""
+        """Collectives that each resharding takes, slicing none, [sources, targets]."""
         counts: NDArray[np.intp] = np.count_nonzero(
             self._index(sources, targets), axis=2
         )

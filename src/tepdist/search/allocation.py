@@ -2,10 +2,9 @@
 
 The network knows the memory of live ranges. What the compiler allocates differs by its
 order of kernels and its copies, and is known of a decoded plan alone. Where that is
-above the limit, the network's limit is lowered by the excess, or half of it where
-nothing goes as low, and the search goes on from its prices, a few times; once a plan is
-allocated within the limit, the network's limit is raised again halfway, for a cheaper
-one.
+above the limit, the network's limit is lowered by the excess and the search goes on
+from its prices, a few times; once a plan is allocated within the limit, the network's
+limit is raised again halfway, for a cheaper one.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,10 +13,10 @@ from dataclasses import dataclass, replace
 from tepdist.plans.types import Stage
 from tepdist.search.candidates import Candidate, Question
 from tepdist.search.limited import LimitedSearch
+from tepdist.search.relaxation import Relaxation
 from tepdist.search.staging import make_stage
 
 _LOWERINGS = 3
-_RAISES = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,54 @@ class Staged:
         return self.candidate.outcome.cost
 
 
-def decoded(question: Question, candidate: Candidate) -> Staged:
+def allocated_within(
+    question: Question,
+    candidates: Sequence[Candidate],
+    *,
+    out_of_time: Callable[[], bool],
+) -> Staged:
+    """The cheapest plan found that is allocated within the limit.
+
+    The same whenever the answers are the same, whatever else was looked at since.
+
+    Args:
+        question: What is asked.
+        candidates: With their answers, one of which keeps the limit at least.
+        out_of_time: Asked between searches.
+
+    Returns:
+        The best answer if that is allocated within the limit; the plan of least
+        allocated memory if none is.
+    """
+    limit = question.limit
+    chosen = min(candidates, key=lambda candidate: candidate.rank(limit))
+    best = last = _decoded(question, chosen)
+    least = min(candidate.least_peak for candidate in candidates)
+    lowered, too_high = limit, limit
+    for _ in range(_LOWERINGS):
+        if best.stage.memory.allocated <= limit or out_of_time():
+            break
+        too_high = lowered
+        excess = last.stage.memory.allocated - limit
+        # Halfway to the least that any plan takes at most: there few are left.
+        lowered -= min(excess, (lowered - least) / 2)
+        found = _answered(candidates, lowered, out_of_time)
+        if found is None:
+            break
+        last = _decoded(question, found)
+        best = better(best, last, limit)
+    if best.stage.memory.allocated <= limit and lowered < limit and not out_of_time():
+        found = _answered(candidates, (lowered + too_high) / 2, out_of_time)
+        best = best if found is None else better(best, _decoded(question, found), limit)
+    return best
+
+
+def better(one: Staged, other: Staged, limit: float) -> Staged:
+    """The one that is allocated less above the limit, or else is cheaper."""
+    return min(one, other, key=lambda staged: _rank(staged, limit))
+
+
+def _decoded(question: Question, candidate: Candidate) -> Staged:
     """A candidate with the stage that its answer means."""
     assert candidate.outcome is not None
     stage = make_stage(
@@ -44,57 +90,6 @@ def decoded(question: Question, candidate: Candidate) -> Staged:
         memory=candidate.memory,
     )
     return Staged(candidate, stage)
-
-
-def allocated_within(
-    question: Question,
-    candidates: Sequence[Candidate],
-    chosen: Staged,
-    *,
-    out_of_time: Callable[[], bool],
-) -> Staged:
-    """The cheapest plan found that is allocated within the limit.
-
-    Args:
-        question: What is asked.
-        candidates: With their answers.
-        chosen: The best of them by the memory of live ranges.
-        out_of_time: Asked between searches.
-
-    Returns:
-        `chosen` if that is allocated within the limit; the plan of least allocated
-        memory if none is.
-    """
-    limit = question.limit
-    best = last = chosen
-    lowered, too_high = limit, limit
-    for _ in range(_LOWERINGS):
-        if best.stage.memory.allocated <= limit or out_of_time():
-            break
-        asked = lowered - (last.stage.memory.allocated - limit)
-        found = _answered(candidates, asked, out_of_time)
-        if found is None:  # nothing goes as low
-            asked = (lowered + max(asked, 0.0)) / 2
-            found = _answered(candidates, asked, out_of_time)
-        if found is None:
-            break
-        too_high, lowered = lowered, asked
-        last = decoded(question, found)
-        best = min(best, last, key=lambda staged: _rank(staged, limit))
-    for _ in range(_RAISES):
-        if best.stage.memory.allocated > limit or too_high == lowered or out_of_time():
-            break
-        middle = (lowered + too_high) / 2
-        found = _answered(candidates, middle, out_of_time)
-        if found is None:
-            break
-        last = decoded(question, found)
-        best = min(best, last, key=lambda staged: _rank(staged, limit))
-        if last.stage.memory.allocated <= limit:
-            lowered = middle
-        else:
-            too_high = middle
-    return best
 
 
 def _rank(staged: Staged, limit: float) -> tuple[float, float]:
@@ -115,7 +110,7 @@ def _answered(
             candidate.problem.network,
             candidate.memory,
             limit,
-            relaxation=candidate.relaxation,
+            relaxation=Relaxation(candidate.problem.network),
         )
         search.run(
             outcome.assignment,
@@ -123,8 +118,6 @@ def _answered(
             out_of_time=out_of_time,
             prices=outcome.prices,
         )
-        for assignment in candidate.limited.fitting:
-            search.offer(assignment)
         if search.fitting:
             # The search's own bound is of the lower limit.
             outcome = replace(search.outcome, lower_bound=candidate.bound)

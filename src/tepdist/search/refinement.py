@@ -199,7 +199,7 @@ def _answered(
             break
         neighbour = _neighbour(question, base, move)
         relaxation = neighbour.candidate.relaxation
-        relaxation.sweep(SWEEPS, enough=enough)
+        relaxation.sweep(SWEEPS, enough=enough, out_of_time=out_of_time)
         if relaxation.bound < enough * (1 - PROVEN):
             built.append(neighbour)
     built.sort(key=lambda each: _promise(each.candidate, limit))

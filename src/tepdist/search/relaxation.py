@@ -4,7 +4,7 @@ Shared costs are divided among all who might take a column, so that no assignmen
 costs more than in the network itself, and limits are left aside.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,10 @@ from tepdist.solver.messages import Messages
 from tepdist.solver.problem import Problem
 
 _CONVERGED = 1e-5  # relative gain of a sweep that ends the sweeps
+
+
+def _never() -> bool:
+    return False
 
 
 class Relaxation:
@@ -81,15 +85,22 @@ class Relaxation:
         self._descent = Descent(network)
         self.bound = 0.0
 
-    def sweep(self, count: int, *, enough: float = np.inf) -> None:
+    def sweep(
+        self,
+        count: int,
+        *,
+        enough: float = np.inf,
+        out_of_time: Callable[[], bool] = _never,
+    ) -> None:
         """Raises the bound.
 
         Args:
             count: Sweeps at most; fewer once they no longer pay.
             enough: A bound that is high enough.
+            out_of_time: Asked between sweeps.
         """
         for _ in range(count):
-            if self.bound >= enough:
+            if self.bound >= enough or out_of_time():
                 return
             bound = self._messages.improve(self._unary)
             gain, self.bound = bound - self.bound, max(bound, self.bound)

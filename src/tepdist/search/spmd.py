@@ -9,6 +9,7 @@ where that pays. The cheapest answer that fits is decoded into a plan.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from tepdist.errors import NoPlanFits
 from tepdist.plans.types import Options, SearchRecord, Stage
 from tepdist.program.graph import Program
 from tepdist.program.roles import Roles
-from tepdist.search.allocation import allocated_within, decoded
+from tepdist.search.allocation import allocated_within, better
 from tepdist.search.candidates import (
     PROVEN,
     SWEEPS,
@@ -171,16 +172,18 @@ def _answered(
         found += [] if refined is None else [refined]
         clock.lap("refinement")
     # A limit that these do not meet is for the solver, whatever the level.
-    if question.options.level != "O1" or all(c.rank(limit)[0] > 0 for c in found):
+    first, fits = found, any(c.rank(limit)[0] == 0 for c in found)
+    if question.options.level != "O1" or not fits:
         found = _prove(found, limit, clock, progress=progress)
         clock.lap("solver")
-    chosen = min(found, key=lambda c: c.rank(limit))
-    assert chosen.outcome is not None
-    if chosen.outcome.peak > limit:
-        raise _nothing_fits(found, limit)
-    staged = allocated_within(
-        question, found, decoded(question, chosen), out_of_time=clock.is_over
-    )
+        if not any(c.rank(limit)[0] == 0 for c in found):
+            raise _nothing_fits(found, limit)
+    within = partial(allocated_within, question, out_of_time=clock.is_over)
+    staged = within(found)
+    is_by_peak = any(candidate is staged.candidate for candidate in found)
+    is_within = is_by_peak and staged.stage.memory.allocated <= limit
+    if fits and first is not found and not is_within:
+        staged = better(staged, within(first), limit)  # what O1 answers
     clock.lap("staging")
     return found, staged.candidate, staged.stage
 
@@ -213,7 +216,7 @@ def _first_answers(
             continue
         progress(f"mesh {candidate.mesh}", number / len(candidates))
         relaxation = candidate.relaxation
-        relaxation.sweep(SWEEPS, enough=best)
+        relaxation.sweep(SWEEPS, enough=best, out_of_time=clock.is_over)
         if relaxation.bound < best:
             # Until something fits, a time limit waits.
             is_enough = clock.is_over if best < np.inf else _never
