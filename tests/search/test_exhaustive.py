@@ -10,7 +10,6 @@ from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
 from tepdist.plans.types import Options, Plan
 from tepdist.program.roles import Roles
-from tepdist.search.staging import make_stage
 from tepdist.sharding import Mesh
 
 MESHES = ("2", "4", "2x2")
@@ -50,15 +49,6 @@ class Case:
         return self.space.peak(
             tuple(int(v) for v in np.unravel_index(index, self.costs.shape))
         )
-
-    def allocated(self, index: int) -> int:
-        """What the compiler is expected to allocate for an assignment [B]."""
-        space = self.space
-        assignment = tuple(int(v) for v in np.unravel_index(index, self.costs.shape))
-        stage = make_stage(
-            space.structure, space.problem, assignment, memory=space.memory
-        )
-        return stage.memory.allocated
 
     def cheaper_than(self, cost: float) -> list[int]:
         """Assignments that cost less, cheapest first."""
@@ -110,7 +100,7 @@ def test_a_plan_costs_what_the_search_says(cases):
 
 
 def test_nothing_that_fits_is_cheaper_than_the_best_plan_within_a_limit(cases):
-    num_limited = num_best = 0
+    num_limited = 0
     for case in cases:
         limit = case.binding_limit(case.best_plan())
         if limit is None:
@@ -124,8 +114,5 @@ def test_nothing_that_fits_is_cheaper_than_the_best_plan_within_a_limit(cases):
             for index in case.cheaper_than(plan.search.cost_s)
             if case.peak(index) <= limit
         ]
-        # Only for what the compiler allocates may a plan be given up.
-        assert not fitting or case.allocated(fitting[0]) > limit, case.seed
-        num_best += not fitting
+        assert not fitting, case.seed
     assert num_limited >= MIN_PROGRAMS / 2
-    assert num_best >= num_limited / 2

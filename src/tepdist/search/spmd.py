@@ -9,7 +9,6 @@ where that pays. The cheapest answer that fits is decoded into a plan.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
@@ -19,7 +18,6 @@ from tepdist.errors import NoPlanFits
 from tepdist.plans.types import Options, SearchRecord, Stage
 from tepdist.program.graph import Program
 from tepdist.program.roles import Roles
-from tepdist.search.allocation import allocated_within, better
 from tepdist.search.candidates import (
     PROVEN,
     SWEEPS,
@@ -35,6 +33,7 @@ from tepdist.search.meshes import candidate_meshes
 from tepdist.search.recombination import recombine
 from tepdist.search.refinement import refine
 from tepdist.search.sharing import SharingSearch
+from tepdist.search.staging import make_stage
 from tepdist.search.structure import build_structure
 from tepdist.solver import child
 
@@ -172,20 +171,22 @@ def _answered(
         found += [] if refined is None else [refined]
         clock.lap("refinement")
     # A limit that these do not meet is for the solver, whatever the level.
-    first, fits = found, any(c.rank(limit)[0] == 0 for c in found)
+    fits = any(c.rank(limit)[0] == 0 for c in found)
     if question.options.level != "O1" or not fits:
         found = _prove(found, limit, clock, progress=progress)
         clock.lap("solver")
         if not any(c.rank(limit)[0] == 0 for c in found):
             raise _nothing_fits(found, limit)
-    within = partial(allocated_within, question, out_of_time=clock.is_over)
-    staged = within(found)
-    is_by_peak = any(candidate is staged.candidate for candidate in found)
-    is_within = is_by_peak and staged.stage.memory.allocated <= limit
-    if fits and first is not found and not is_within:
-        staged = better(staged, within(first), limit)  # what O1 answers
+    chosen = min(found, key=lambda candidate: candidate.rank(limit))
+    assert chosen.outcome is not None
+    stage = make_stage(
+        question.structure,
+        chosen.problem,
+        chosen.outcome.assignment,
+        memory=chosen.memory,
+    )
     clock.lap("staging")
-    return found, staged.candidate, staged.stage
+    return found, chosen, stage
 
 
 def _refines(question: Question) -> bool:
