@@ -4,7 +4,7 @@ A user's mistake raises a `TepdistError` subclass: one line of problem with the
 values in it, one of where, one hint. An `assert` is for our own mistakes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -36,6 +36,15 @@ class TepdistError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         state = {"where": self.where, "hint": self.hint}
         return (type(self), (self.problem,), state)
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first few names, for a line of text.
+
+    >>> listed(["a", "b", "c"], 2), listed(["a"], 2)
+    ('a, b, ...', 'a')
+    """
+    return ", ".join([*names[:most], "..."] if len(names) > most else names)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tepdist.analysis.phases import find_phases, read_before_update
 from tepdist.cli.programs import LoadedProgram
-from tepdist.errors import OptionsError
+from tepdist.errors import OptionsError, listed
 from tepdist.lowering.dtypes import struct_of
 from tepdist.program.graph import Program, Value
 from tepdist.program.roles import Role, Roles
@@ -71,11 +71,10 @@ def read_inputs(path: Path, loaded: LoadedProgram) -> dict[str, Array]:
 def _refuse_unknown(given: Iterable[str], names: list[str]) -> None:
     unknown = sorted(set(given) - set(names))
     if unknown:
-        shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
         raise OptionsError(
             f"the program has no argument {unknown[0]!r}",
             where="--inputs",
-            hint=f"its arguments: {shown}",
+            hint=f"its arguments: {listed(names, 6)}",
         )
 
 

@@ -7,6 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tepdist.errors import listed
 from tepdist.plans.diff import Traffic, traffic
 from tepdist.plans.types import Plan, Stage
 from tepdist.report.groups import ArgumentGroup, argument_groups, whole_state
@@ -211,19 +212,18 @@ def _notes(plan: Plan) -> list[RenderableType]:
     )
     notes: list[RenderableType] = []
     if names:
-        shown = ", ".join(list(names)[:8]) + (", ..." if len(names) > 8 else "")
+        shown = listed(list(names), 8)
         notes.append(
             Text(f"\ncomputed whole on every device, for no rule is known: {shown}")
         )
     whole = whole_state(plan)
     if whole:
         total = bytes_text(sum(group.bytes_per_device for group in whole))
-        shown = ", ".join(_group_name(group) for group in whole[:4])
+        shown = listed([_group_name(group) for group in whole], 4)
         notes.append(
             Text(
                 f"\nzero={plan.options.zero} leaves {total} of state whole, where no "
-                "extent divides or no gradient is summed: "
-                f"{shown}{', ...' if len(whole) > 4 else ''}"
+                f"extent divides or no gradient is summed: {shown}"
             )
         )
     return notes

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 from tepdist.analysis.nodes import is_generated
-from tepdist.errors import OptionsError, ShardingError
+from tepdist.errors import OptionsError, ShardingError, listed
 from tepdist.program.graph import Program
 from tepdist.sharding import Mesh, Sharding
 
@@ -87,5 +87,6 @@ def _nearest(program: Program, pattern: str) -> str:
     close = difflib.get_close_matches(pattern, names, n=1, cutoff=0.3)
     if close:
         return f"the nearest argument is {close[0]!r}"
-    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-    return f"the arguments: {shown}" if names else "the program has no arguments"
+    if not names:
+        return "the program has no arguments"
+    return f"the arguments: {listed(names, 6)}"

@@ -60,13 +60,13 @@ class Permute:
     axes: tuple[str, ...]
 
 
-def windowed(structure: Structure, group: int) -> Windowed | None:
-    """What a group slides a window over; None if nothing."""
+def windowed(structure: Structure, group: int) -> Windowed:
+    """What one of the structure's windowed groups slides over."""
     member = structure.groups[group].members[0]
     node = structure.nodes[member.node]
-    op = None if node.op is None else structure.program.ops[node.op]
-    if op is None or op.rule is None or not op.rule.halos:
-        return None
+    assert node.op is not None
+    op = structure.program.ops[node.op]
+    assert op.rule is not None
     value = structure.program.values[op.operands[0]]
     dims = view_dims(op.rule.operands[0], member.factors)
     read = GroupTensor(value.index, dims, reduced=False, member=0)
@@ -119,10 +119,8 @@ def halo_costs(
         for together.
     """
     places: dict[object, _Place] = defaultdict(_Place)
-    for group in range(len(structure.groups)):
+    for group in structure.windowed:
         found = windowed(structure, group)
-        if found is None:
-            continue
         variable = structure.variable_of[group]
         shardings, index = spaces[variable].lies(found.read)
         sent = [tuple(permutes(found, each, pricing)) for each in shardings]

@@ -144,10 +144,8 @@ def _halos(
     """What devices exchange along the windows of convolutions and the like."""
     mesh = problem.pricing.mesh
     seen = set()
-    for index in range(len(structure.groups)):
+    for index in structure.windowed:
         found = windowed(structure, index)
-        if found is None:
-            continue
         strategy = strategy_of(structure, problem, assignment, group=index)
         sharding = sharding_of(strategy, found.read, mesh)
         for permute in permutes(found, sharding, problem.pricing):

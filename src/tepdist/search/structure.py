@@ -116,6 +116,7 @@ class Structure:
         copied_links: Links whose copies take memory.
         buffers: Buffers that a strategy can cut.
         work: Work of each decider; what takes the same time is one object.
+        windowed: Groups whose first op slides a window that may be cut.
     """
 
     program: Program
@@ -135,6 +136,7 @@ class Structure:
     copied_links: CopiedLinks
     buffers: Buffers
     work: tuple[Work, ...]
+    windowed: tuple[int, ...]
 
 
 def build_structure(
@@ -182,6 +184,7 @@ def build_structure(
         group_work(program, nodes, groups[d], stored=stored, expensive=expensive)
         for d in deciders
     )
+    halos = frozenset(op.index for op in program.ops if op.rule and op.rule.halos)
     known: dict[object, Work] = {}
     work = tuple(known.setdefault(each.key, each) for each in works)
     return Structure(
@@ -210,6 +213,11 @@ def build_structure(
             liveness=liveness,
         ),
         work=work,
+        windowed=tuple(
+            index
+            for index, group in enumerate(groups)
+            if halos and nodes[group.members[0].node].op in halos
+        ),
     )
 
 
