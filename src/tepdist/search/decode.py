@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tepdist.analysis.groups import GroupTensor, Member
 from tepdist.analysis.nodes import BARRIER
 from tepdist.program.graph import Op, Program
+from tepdist.program.state import lies_as
 from tepdist.search.problem import Problem
 from tepdist.search.strategies import Strategy, sharding_of
 from tepdist.search.structure import Structure
@@ -32,7 +33,7 @@ def strategy_of(
 def decode(
     structure: Structure, problem: Problem, assignment: Sequence[int]
 ) -> Decoded:
-    """Shardings of all values, operands and results.
+    """Shardings of all values, operands and results of the whole program.
 
     Args:
         structure: Of the program.
@@ -72,13 +73,18 @@ def decode(
                     )
                 )
             operands[op] = known[variable, position]
+    wanted = [
+        _operands(op, operands, values, program=program, replicated=replicated)
+        for op in program.ops
+    ]
+    folded = structure.folded
+    lies = tuple([values[value] for value in folded.values.tolist()])
     return Decoded(
-        values=tuple(values),
-        operands=tuple(
-            _operands(op, operands, values, program=program, replicated=replicated)
-            for op in program.ops
+        values=lies,
+        operands=tuple([wanted[op] for op in folded.ops.tolist()]),
+        results=tuple(
+            lies[value] for value in lies_as(folded.whole, folded.whole_roles)
         ),
-        results=tuple(values[value] for value in structure.lies_as),
     )
 
 

@@ -126,7 +126,7 @@ def halo_costs(
         sent = [tuple(permutes(found, each, pricing)) for each in shardings]
         for at in sorted({each.place for row in sent for each in row}):
             place = places[found.op.parent, found.value.index, at]
-            place.trips = found.trips
+            place.trips = found.trips * structure.counts[group]
             place.add(variable, [_at(row, at) for row in sent], index)
     own: list[tuple[int, Array]] = []
     shared: list[Shared] = []
@@ -150,7 +150,7 @@ class _Place:
     def __init__(self) -> None:
         self.numbers: dict[Permute, int] = {}
         self.readers: list[Choice] = []
-        self.trips = 1
+        self.trips = 1  # of all that it stands for
 
     def add(
         self, variable: int, sent: Sequence[Permute | None], index: NDArray[np.intp]

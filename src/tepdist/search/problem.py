@@ -91,7 +91,7 @@ class Builder:
     def build(self) -> Problem:
         """The problem; every space must have a strategy."""
         structure, spaces = self._structure, self.spaces
-        counts = np.bincount(np.array(structure.variable_of, np.intp))
+        counts = np.bincount(structure.variable_of, structure.counts)
         compute = tuple(
             self._compute_costs(variable, space) * counts[variable]
             for variable, space in enumerate(spaces)
@@ -231,7 +231,9 @@ class Builder:
         if not is_last or kind != "all_reduce":
             return seconds
         start_s = min(seconds, self._pricing.collective_s(kind, 1.0, axes))
-        return seconds - start_s * (1 - 1 / len(self._last))
+        counts = self._structure.folded.op_counts
+        together = int(counts[list(self._last)].sum())
+        return seconds - start_s * (1 - 1 / together)
 
 
 def _work_s(

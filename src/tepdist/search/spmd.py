@@ -125,7 +125,7 @@ def search(
         # Analysis takes as long as the program is deep: 22 s of O1's 30 for a GPT of
         # 1,024 layers, which left time for one mesh of ten on a loaded machine.
         clock.extend(clock.phases["analysis"])
-    question = Question(structure, cluster, options, matched)
+    question = Question(structure, cluster, options, structure.folded.kept(matched))
     candidates = []
     for number, mesh in enumerate(meshes):
         progress(f"mesh {mesh}", number / len(meshes))

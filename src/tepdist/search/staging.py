@@ -1,18 +1,24 @@
 """A stage from an assignment: shardings, priced collectives, memory by kind."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from tepdist.analysis.bodies import body_collectives
+from tepdist.analysis.folding import Folded
 from tepdist.analysis.liveness import expensive_kinds
 from tepdist.analysis.nodes import Node, run_counts
 from tepdist.analysis.phases import Phase
 from tepdist.cost.combining import combine
-from tepdist.cost.footprint import allocator_of, footprint_bytes
+from tepdist.cost.footprint import allocator_of
 from tepdist.cost.placed import Placed, Reduction
 from tepdist.cost.pricing import Pricing
 from tepdist.cost.resharding import resharding_steps
 from tepdist.plans.types import Collective, Stage, StageMemory
 from tepdist.program.graph import Op, Program
+from tepdist.program.state import lent_buffers
+from tepdist.search.allocated import allocated_bytes
 from tepdist.search.decode import decode, strategy_of
 from tepdist.search.halos import permute_s, permutes, windowed
 from tepdist.search.memory import MemoryModel
@@ -22,6 +28,19 @@ from tepdist.search.structure import Structure, link_trips
 from tepdist.sharding import Mesh
 
 REDUCING = ("all_reduce", "reduce_scatter")
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A collective of the folded program.
+
+    Attributes:
+        collective: For a name it has what is put behind that of its value.
+        value: What is moved.
+    """
+
+    collective: Collective
+    value: int
 
 
 def make_stage(
@@ -40,38 +59,41 @@ def make_stage(
         memory: Of the problem.
     """
     decoded = decode(structure, problem, assignment)
-    program = structure.program
+    folded = structure.folded
+    program = folded.whole
     pricing, mesh = problem.pricing, problem.pricing.mesh
     collectives = combine(
         program,
-        (
-            *_reductions(structure, problem, assignment),
-            *_reshardings(structure, problem, assignment),
-            *_halos(structure, problem, assignment),
-            *_stated(structure, pricing),
-        ),
+        [
+            each
+            for found in (
+                _reductions(structure, problem, assignment),
+                _reshardings(structure, problem, assignment),
+                _halos(structure, problem, assignment),
+                _stated(structure, pricing),
+            )
+            for each in _unfolded(folded, list(found))
+        ],
         pricing.collective_s,
         most_bytes=pricing.cluster.combines_bytes,
     )
-    platform = pricing.cluster.device.platform
-    allocator = allocator_of(pricing.cluster.device)
-    allocated = footprint_bytes(
-        Placed(
-            program=program,
-            mesh=mesh,
-            values=decoded.values,
-            operands=decoded.operands,
-            results=decoded.results,
-            partial=_partial(collectives, program),
-            expensive=expensive_kinds(pricing.cluster.device),
-            lent=structure.lent,
-            pointwise=structure.pointwise,
-            platform=platform,
-            alignment=allocator.alignment,
-            pricing=pricing,
-        ),
-        allocator,
+    device = pricing.cluster.device
+    allocator = allocator_of(device)
+    placed = Placed(
+        program=program,
+        mesh=mesh,
+        values=decoded.values,
+        operands=decoded.operands,
+        results=decoded.results,
+        partial=_partial(collectives, program),
+        expensive=expensive_kinds(device),
+        lent=lent_buffers(program, folded.whole_roles),
+        pointwise=folded.whole_ops(structure.pointwise),
+        platform=device.platform,
+        alignment=allocator.alignment,
+        pricing=pricing,
     )
+    allocated = allocated_bytes(folded, placed, allocator)
     return Stage(
         index=0,
         devices=tuple(range(mesh.num_devices)),
@@ -91,6 +113,28 @@ def make_stage(
     )
 
 
+def _unfolded(folded: Folded, found: Sequence[_Found]) -> list[Collective]:
+    """What some collectives of the folded program stand for, in program order."""
+    names = folded.whole.values
+    at_op = [each for each in found if each.collective.op >= 0]
+    at, ops, values = folded.instances(
+        [each.collective.op for each in at_op], [each.value for each in at_op]
+    )
+    made = [
+        replace(each.collective, value=names[value].name)
+        for each in found
+        if each.collective.op < 0
+        for value in np.flatnonzero(folded.values == each.value).tolist()
+    ]
+    for position, op, value in zip(
+        at.tolist(), ops.tolist(), values.tolist(), strict=True
+    ):
+        collective = at_op[position].collective
+        name = names[value].name + collective.value
+        made.append(replace(collective, op=op, value=name))
+    return sorted(made, key=lambda collective: collective.op)
+
+
 def _is_replicated(op: Op, mesh: Mesh) -> bool:
     """Whether devices repeat an op's work for want of a rule.
 
@@ -108,7 +152,7 @@ def _reductions(
     structure: Structure,
     problem: Problem,
     assignment: Sequence[int],
-) -> Iterator[Collective]:
+) -> Iterator[_Found]:
     mesh = problem.pricing.mesh
     for index, group in enumerate(structure.groups):
         if not group.reduction:
@@ -125,7 +169,7 @@ def _reductions(
             for kind, payload, axes in reductions(
                 strategy, group.reduction, moved / shards, mesh=mesh
             ):
-                yield Collective(
+                priced = Collective(
                     phase=structure.phases[node.op],
                     kind=kind,
                     mesh_axes=axes,
@@ -133,14 +177,15 @@ def _reductions(
                     count=node.trips,
                     seconds=node.trips
                     * problem.pricing.collective_s(kind, payload, axes),
-                    value=value.name,
+                    value="",
                     op=node.op,
                 )
+                yield _Found(priced, value.index)
 
 
 def _halos(
     structure: Structure, problem: Problem, assignment: Sequence[int]
-) -> Iterator[Collective]:
+) -> Iterator[_Found]:
     """What devices exchange along the windows of convolutions and the like."""
     mesh = problem.pricing.mesh
     seen = set()
@@ -152,44 +197,46 @@ def _halos(
             if permute in seen:
                 continue
             seen.add(permute)
-            yield Collective(
+            priced = Collective(
                 phase=structure.phases[found.op.index],
                 kind="collective_permute",
                 mesh_axes=permute.axes,
                 bytes_=round(permute.bytes_),
                 count=found.trips,
                 seconds=found.trips * permute_s(permute, problem.pricing),
-                value=found.value.name,
+                value="",
                 op=found.op.index,
             )
+            yield _Found(priced, found.value.index)
 
 
-def _stated(structure: Structure, pricing: Pricing) -> Iterator[Collective]:
+def _stated(structure: Structure, pricing: Pricing) -> Iterator[_Found]:
     """What the program's own manual computations state."""
     counts = run_counts(structure.program)
     for op in structure.program.ops:
         if op.body is None:
             continue
-        value = structure.program.values[op.results[0]].name if op.results else op.kind
+        value = next(iter((*op.results, *op.operands)))
         for each in body_collectives(op.body):
             count = each.count * counts[op.index]
-            yield Collective(
+            priced = Collective(
                 phase=structure.phases[op.index],
                 kind=each.kind,
                 mesh_axes=each.mesh_axes,
                 bytes_=each.bytes_,
                 count=count,
                 seconds=count * body_collective_s(each, pricing),
-                value=f"{value}/{each.label}",
+                value=f"/{each.label}",
                 op=op.index,
             )
+            yield _Found(priced, value)
 
 
 def _reshardings(
     structure: Structure,
     problem: Problem,
     assignment: Sequence[int],
-) -> Iterator[Collective]:
+) -> Iterator[_Found]:
     """Each value resharded once for each sharding that something else reads it in."""
     program, mesh = structure.program, problem.pricing.mesh
     seen = set()
@@ -225,16 +272,17 @@ def _reshardings(
         for step in resharding_steps(
             source, target, value.shape, itemsize=itemsize, mesh=mesh
         ):
-            yield Collective(
+            priced = Collective(
                 phase=structure.phases[op] if op is not None else Phase.UPDATE,
                 kind=step.kind,
                 mesh_axes=step.mesh_axes,
                 bytes_=step.bytes_,
                 count=trips,
                 seconds=trips * problem.pricing.step_s(step),
-                value=value.name,
+                value="",
                 op=-1 if op is None else op,
             )
+            yield _Found(priced, value.index)
 
 
 def _op_of(node: Node, program: Program) -> int | None:
@@ -270,13 +318,15 @@ def _memory(
     State: arguments. Gradients: what the backward phase made and the update reads.
     Activations: what the forward phase made. Temporaries: the rest.
     """
-    program = structure.program
+    folded = structure.folded
+    program = folded.whole
+    phases = [structure.phases[op] for op in folded.ops.tolist()]
     profile = memory.profile(assignment)
     worst = int(profile.argmax())
     read_by_update = {
         value
         for op in program.ops
-        if structure.phases[op.index] is Phase.UPDATE
+        if phases[op.index] is Phase.UPDATE
         for value in op.operands
     }
     totals = {"state": 0.0, "gradients": 0.0, "activations": 0.0}
@@ -284,9 +334,9 @@ def _memory(
         producer = program.values[value].producer
         if producer is None:
             totals["state"] += bytes_
-        elif structure.phases[producer] is Phase.FORWARD:
+        elif phases[producer] is Phase.FORWARD:
             totals["activations"] += bytes_
-        elif structure.phases[producer] is Phase.BACKWARD and value in read_by_update:
+        elif phases[producer] is Phase.BACKWARD and value in read_by_update:
             totals["gradients"] += bytes_
     parts = {kind: round(total) for kind, total in totals.items()}
     peak = round(float(profile[worst]))

@@ -1,7 +1,7 @@
 """What the search knows of a program before any mesh is looked at."""
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tepdist.analysis.bodies import body_temporary_bytes
+from tepdist.analysis.folding import Folded, fold
 from tepdist.analysis.groups import Group, GroupTensor, build_groups
 from tepdist.analysis.layers import Link, build_links, tie_layers
 from tepdist.analysis.liveness import Liveness, expensive_kinds, find_liveness
@@ -17,6 +18,7 @@ from tepdist.analysis.phases import Phase, find_phases
 from tepdist.cluster.model import Device
 from tepdist.program.graph import CONSTRAINT, Op, Program
 from tepdist.program.roles import Roles
+from tepdist.program.state import next_values
 from tepdist.search.work import Work, group_work
 
 # Below this many groups every layer decides for itself.
@@ -97,17 +99,18 @@ class Buffers:
 class Structure:
     """A program as the search sees it.
 
+    Groups, and all that is made of them, are of a program with fewer of its repeated
+    layers; memory is of the whole.
+
     Attributes:
-        program: What is planned.
+        folded: The program, and what stands for it.
         next_values: Each state argument's value to the result that replaces it.
-        lies_as: For each result the value whose sharding it takes: the argument that
-            it replaces, else itself.
-        lent: Next values of donated arguments to the argument: they take its buffer.
         phases: Phase of each op.
         pointwise: Ops whose results depend on matching elements alone.
         liveness: When its buffers exist.
         nodes: Its nodes.
         groups: Its groups.
+        counts: How many groups of the whole program each stands for.
         links: Reads between groups.
         deciders: Group that each variable decides for first.
         variable_of: For each group its variable.
@@ -119,15 +122,14 @@ class Structure:
         windowed: Groups whose first op slides a window that may be cut.
     """
 
-    program: Program
+    folded: Folded
     next_values: Mapping[int, int]
-    lies_as: tuple[int, ...]
-    lent: Mapping[int, int]
     phases: tuple[Phase, ...]
     pointwise: frozenset[int]
     liveness: Liveness
     nodes: tuple[Node, ...]
     groups: tuple[Group, ...]
+    counts: tuple[int, ...]
     links: tuple[Link, ...]
     deciders: tuple[int, ...]
     variable_of: tuple[int, ...]
@@ -137,6 +139,11 @@ class Structure:
     buffers: Buffers
     work: tuple[Work, ...]
     windowed: tuple[int, ...]
+
+    @property
+    def program(self) -> Program:
+        """What groups are of."""
+        return self.folded.program
 
 
 def build_structure(
@@ -155,15 +162,18 @@ def build_structure(
             decided together.
         device: That it is planned for.
     """
-    next_values = _next_values(program, roles)
-    phases = find_phases(program, roles)
-    nodes = build_nodes(program, next_values)
-    replaced = {result: argument for argument, result in next_values.items()}
-    groups = build_groups(program, nodes, replaced)
+    grouped = _Grouped.of(fold(program, roles, apart))
+    is_tied = sum(grouped.counts) > TIE_ABOVE_GROUPS
+    if grouped.folded.gaps and not is_tied:
+        grouped = _Grouped.of(Folded.none(program, roles))
+    folded, nodes, groups = grouped.folded, grouped.nodes, grouped.groups
+    program = folded.program
+    phases = find_phases(program, folded.roles)
     links = build_links(groups)
     ties: Sequence[int] = range(len(groups))
-    if len(groups) > TIE_ABOVE_GROUPS:
-        ties = tie_layers(program, nodes, groups, links=links, apart=apart)
+    if is_tied:
+        marks = folded.kept(apart)
+        ties = tie_layers(program, nodes, groups, links=links, apart=marks)
     deciders = tuple(sorted(set(ties)))
     variables = {group: variable for variable, group in enumerate(deciders)}
     variable_of = tuple(variables[tie] for tie in ties)
@@ -177,9 +187,14 @@ def build_structure(
     )
     expensive = expensive_kinds(device)
     liveness = find_liveness(
-        program, roles, phases, pointwise=pointwise, expensive=expensive
+        folded.whole,
+        folded.whole_roles,
+        [phases[op] for op in folded.ops.tolist()],
+        pointwise=folded.whole_ops(pointwise),
+        expensive=expensive,
     )
-    stored = frozenset(np.flatnonzero(liveness.is_stored).tolist())
+    is_stored = liveness.is_stored[folded.kept_values]
+    stored = frozenset(np.flatnonzero(is_stored).tolist())
     works = (
         group_work(program, nodes, groups[d], stored=stored, expensive=expensive)
         for d in deciders
@@ -188,27 +203,24 @@ def build_structure(
     known: dict[object, Work] = {}
     work = tuple(known.setdefault(each.key, each) for each in works)
     return Structure(
-        program=program,
-        next_values=next_values,
-        lies_as=_lies_as(program, roles),
-        lent=_lent(program, roles, replaced),
+        folded=folded,
+        next_values=grouped.next_values,
         phases=phases,
         pointwise=pointwise,
         liveness=liveness,
         nodes=nodes,
         groups=groups,
+        counts=grouped.counts,
         links=links,
         deciders=deciders,
         variable_of=variable_of,
         kinds=kinds,
-        fans=_find_fans(links, kind_of),
-        copied_links=_copied_links(
-            nodes, groups, links, kind_of=kind_of, liveness=liveness
-        ),
+        fans=_find_fans(links, kind_of, grouped.counts),
+        copied_links=_copied_links(grouped, links, kind_of=kind_of, liveness=liveness),
         buffers=_with_temporaries(
-            _find_buffers(program, groups, variable_of, liveness=liveness),
+            _find_buffers(grouped, variable_of, liveness=liveness),
             _bodies(program, nodes, groups, expensive=expensive),
-            groups,
+            grouped,
             variable_of=variable_of,
             liveness=liveness,
         ),
@@ -221,43 +233,39 @@ def build_structure(
     )
 
 
-def _next_values(program: Program, roles: Roles) -> dict[int, int]:
-    value_of = _argument_values(program, roles)
-    return {
-        value_of[role.replaces]: value
-        for role, value in zip(roles.results, program.results, strict=True)
-        if role.replaces is not None
-    }
+@dataclass(frozen=True, slots=True)
+class _Grouped:
+    """A folded program in groups.
 
+    Attributes:
+        folded: The program.
+        next_values: Each state argument's value to the result that replaces it.
+        nodes: Of what stands for it.
+        groups: Of these.
+        counts: How many groups of the whole program each stands for.
+    """
 
-def _lent(
-    program: Program, roles: Roles, replaced: Mapping[int, int]
-) -> dict[int, int]:
-    donated = {
-        value
-        for role, value in zip(roles.arguments, program.arguments, strict=True)
-        if role.donated
-    }
-    return {
-        value: argument
-        for value, argument in replaced.items()
-        if argument in donated and program.values[value].producer is not None
-    }
+    folded: Folded
+    next_values: Mapping[int, int]
+    nodes: tuple[Node, ...]
+    groups: tuple[Group, ...]
+    counts: tuple[int, ...]
 
-
-def _lies_as(program: Program, roles: Roles) -> tuple[int, ...]:
-    value_of = _argument_values(program, roles)
-    return tuple(
-        value if role.replaces is None else value_of[role.replaces]
-        for role, value in zip(roles.results, program.results, strict=True)
-    )
-
-
-def _argument_values(program: Program, roles: Roles) -> dict[str, int]:
-    return {
-        role.name: value
-        for role, value in zip(roles.arguments, program.arguments, strict=True)
-    }
+    @staticmethod
+    def of(folded: Folded) -> "_Grouped":
+        """The groups of what stands for a program."""
+        program = folded.program
+        following = next_values(program, folded.roles)
+        nodes = build_nodes(program, following)
+        replaced = {result: argument for argument, result in following.items()}
+        groups = build_groups(program, nodes, replaced)
+        ops, values = folded.op_counts.tolist(), folded.value_counts.tolist()
+        roots = [nodes[group.members[0].node] for group in groups]
+        counts = tuple(
+            values[root.outputs[0].value] if root.op is None else ops[root.op]
+            for root in roots
+        )
+        return _Grouped(folded, following, nodes, groups, counts)
 
 
 def _link_kinds(
@@ -290,62 +298,71 @@ def _link_kinds(
     return kinds, tuple(kind_of)
 
 
-def _find_fans(links: Sequence[Link], kind_of: Sequence[int]) -> tuple[Fan, ...]:
+def _find_fans(
+    links: Sequence[Link], kind_of: Sequence[int], counts: Sequence[int]
+) -> tuple[Fan, ...]:
     readers: dict[tuple[int, int], set[int]] = defaultdict(set)
     for link, kind in zip(links, kind_of, strict=True):
         readers[link.source, link.output].add(kind)
-    counts = Counter(tuple(sorted(kinds)) for kinds in readers.values())
-    return tuple(Fan(kinds, count) for kinds, count in counts.items())
+    totals: dict[tuple[int, ...], int] = defaultdict(int)
+    for (source, _), kinds in readers.items():
+        totals[tuple(sorted(kinds))] += counts[source]
+    return tuple(Fan(kinds, count) for kinds, count in totals.items())
 
 
 def _copied_links(
-    nodes: Sequence[Node],
-    groups: Sequence[Group],
+    grouped: _Grouped,
     links: Sequence[Link],
     *,
     kind_of: Sequence[int],
     liveness: Liveness,
 ) -> CopiedLinks:
     """All links but those into state arguments and loops."""
-    rows = []
+    kinds, values, ops = [], [], []
     for link, kind in zip(links, kind_of, strict=True):
-        read = groups[link.target].inputs[link.input]
-        op = nodes[groups[link.target].members[read.member].node].op
+        group = grouped.groups[link.target]
+        read = group.inputs[link.input]
+        op = grouped.nodes[group.members[read.member].node].op
         if op is not None:
-            rows.append((kind, read.value, int(liveness.position[op])))
-    table = np.array(rows, np.int64).reshape(-1, 3)
-    return CopiedLinks(table[:, 0], table[:, 1], table[:, 2])
+            kinds.append(kind)
+            values.append(read.value)
+            ops.append(op)
+    at, all_ops, all_values = grouped.folded.instances(ops, values)
+    return CopiedLinks(
+        np.array(kinds, np.int64)[at], all_values, liveness.position[all_ops]
+    )
 
 
 def _find_buffers(
-    program: Program,
-    groups: Sequence[Group],
-    variable_of: Sequence[int],
-    *,
-    liveness: Liveness,
+    grouped: _Grouped, variable_of: Sequence[int], *, liveness: Liveness
 ) -> Buffers:
+    folded = grouped.folded
+    program = folded.whole
+    is_kept = np.zeros(len(folded.kept_values), np.bool_)
+    is_kept[folded.values[liveness.is_buffer]] = True
     kinds: dict[tuple[int, int], int] = {}
     tensors: list[tuple[GroupTensor, int]] = []
-    rows = []
-    for index, group in enumerate(groups):
+    kind_of = np.full(len(is_kept), -1, np.int64)
+    for index, group in enumerate(grouped.groups):
         variable = variable_of[index]
         for position, tensor in enumerate(group.outputs):
-            if not liveness.is_buffer[tensor.value]:
+            if not is_kept[tensor.value]:
                 continue
             kind = kinds.setdefault((variable, position), len(kinds))
             if kind == len(tensors):
                 tensors.append((tensor, variable))
-            rows.append((kind, tensor.value))
-    table = np.array(rows, np.int64).reshape(-1, 2)
+            kind_of[tensor.value] = kind
+    all_kinds = kind_of[folded.values]
+    values = np.flatnonzero((all_kinds >= 0) & liveness.is_buffer)
     sizes = np.array([value.bytes_ for value in program.values], np.float64)
-    ungrouped = set(program.arguments) - set(table[:, 1].tolist())
+    ungrouped = set(program.arguments).difference(values.tolist())
     return Buffers(
         tensors=tuple(tensors),
-        kind=table[:, 0],
-        value=table[:, 1],
-        bytes_=sizes[table[:, 1]],
-        start=liveness.start[table[:, 1]],
-        end=liveness.end[table[:, 1]],
+        kind=all_kinds[values],
+        value=values,
+        bytes_=sizes[values],
+        start=liveness.start[values],
+        end=liveness.end[values],
         num_times=liveness.num_times,
         fixed=float(sum(program.values[value].bytes_ for value in ungrouped)),
     )
@@ -371,35 +388,39 @@ def _bodies(
 def _with_temporaries(
     buffers: Buffers,
     bodies: Mapping[int, tuple[Op, int]],
-    groups: Sequence[Group],
+    grouped: _Grouped,
     *,
     variable_of: Sequence[int],
     liveness: Liveness,
 ) -> Buffers:
     """The buffers, and what manual computations hold while they run."""
+    if not bodies:
+        return buffers
     tensors = list(buffers.tensors)
     kinds: dict[int, int] = {}
-    rows: list[tuple[int, int, int, int]] = []
+    rows: list[tuple[int, float]] = []
     for index, (op, inside) in bodies.items():
-        variable, group = variable_of[index], groups[index]
+        variable, group = variable_of[index], grouped.groups[index]
         pins = tuple(factor for _, factor in group.pinned if factor is not None)
         kind = kinds.setdefault(variable, len(tensors))
         if kind == len(tensors):
             tensor = GroupTensor(op.results[0], (pins,), reduced=False, member=0)
             tensors.append((tensor, variable))
-        shards = math.prod(group.sizes[factor] for factor in pins)
-        rows.append(
-            (kind, op.results[0], inside * shards, int(liveness.position[op.index]))
-        )
-    kind_, value, held, at = np.array(rows, np.int64).reshape(-1, 4).T
+        rows.append((kind, inside * math.prod(group.sizes[pin] for pin in pins)))
+    ops = [op for op, _ in bodies.values()]
+    at, all_ops, values = grouped.folded.instances(
+        [op.index for op in ops], [op.results[0] for op in ops]
+    )
+    held = np.array(rows)[at]
+    positions = liveness.position[all_ops]
     return replace(
         buffers,
         tensors=tuple(tensors),
-        kind=np.append(buffers.kind, kind_),
-        value=np.append(buffers.value, value),
-        bytes_=np.append(buffers.bytes_, held),
-        start=np.append(buffers.start, at),
-        end=np.append(buffers.end, at),
+        kind=np.append(buffers.kind, held[:, 0].astype(np.int64)),
+        value=np.append(buffers.value, values),
+        bytes_=np.append(buffers.bytes_, held[:, 1]),
+        start=np.append(buffers.start, positions),
+        end=np.append(buffers.end, positions),
     )
 
 
