@@ -7,6 +7,8 @@ values in it, one of where, one hint. An `assert` is for our own mistakes.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+MAX_MESSAGE_CHARS = 240
+
 
 class TepdistError(Exception):
     """Base of all errors meant for users.
@@ -36,6 +38,14 @@ class TepdistError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         state = {"where": self.where, "hint": self.hint}
         return (type(self), (self.problem,), state)
+
+
+def shortened(message: str) -> str:
+    """One line of at most `MAX_MESSAGE_CHARS` characters."""
+    line = " ".join(message.split())
+    if len(line) <= MAX_MESSAGE_CHARS:
+        return line
+    return line[: MAX_MESSAGE_CHARS - 3] + "..."
 
 
 def listed(names: Sequence[str], most: int) -> str:

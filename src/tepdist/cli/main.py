@@ -44,8 +44,8 @@ USAGE_ERRORS = (
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "plan": ("plan", "Search a parallel plan for a program."),
-        "explain": ("plan", "Say why a plan places a value as it does."),
-        "diff": ("plan", "Show what two plans decide differently."),
+        "explain": ("explain", "Say why a plan places a value as it does."),
+        "diff": ("explain", "Show what two plans decide differently."),
         "run": ("run", "Plan a program and run it on the devices at hand."),
         "calibrate": (
             "calibrate",

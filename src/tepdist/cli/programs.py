@@ -1,21 +1,24 @@
 """PROGRAM arguments: files and built-in programs.
 
-Files are planned without JAX, which is imported for built-in programs only.
+Files are planned without JAX, which is imported for built-in programs only. Nothing
+heavy is imported before a child has begun to read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tepdist.cluster.model import Cluster
 from tepdist.errors import ProgramError, located
-from tepdist.frontends import files
-from tepdist.program.graph import Program
-from tepdist.program.roles import Roles
+from tepdist.program.preparation import Preparation, preparing
 
 if TYPE_CHECKING:
+    from tepdist.cluster.model import Cluster
+    from tepdist.program.graph import Program
+    from tepdist.program.roles import Roles
     from tepdist.zoo.program import ZooProgram
 
 ZOO = "zoo:"
@@ -36,12 +39,34 @@ class LoadedProgram:
     built_in: ZooProgram | None = None
 
 
-def load_program(text: str, cluster: Cluster | None = None) -> LoadedProgram:
+@contextmanager
+def reading(text: str) -> Iterator[Preparation | None]:
+    """Starts to read the program that a PROGRAM argument names, if it is a file."""
+    path = Path(text)
+    if text.startswith(ZOO) or not path.is_file():
+        yield None
+        return
+    try:
+        file = path.open("rb")
+    except OSError:
+        yield None  # who loads it says what is wrong
+        return
+    with file, preparing(file) as started:
+        yield started
+
+
+def load_program(
+    text: str,
+    cluster: Cluster | None = None,
+    *,
+    started: Preparation | None = None,
+) -> LoadedProgram:
     """The program that a PROGRAM argument names.
 
     Args:
         text: A file, or ``zoo:...``.
         cluster: Where it shall run; None if that is open.
+        started: A child that has begun to read the file.
 
     Raises:
         ProgramError: if there is no such file or it is no program.
@@ -57,7 +82,9 @@ def load_program(text: str, cluster: Cluster | None = None) -> LoadedProgram:
             where="PROGRAM",
             hint=f"built-in programs start with {ZOO}; `tepdist zoo` lists them",
         )
-    program, roles = files.load(path)
+    from tepdist.frontends import files
+
+    program, roles = files.load(path, started=started)
     return LoadedProgram(program, roles)
 
 

@@ -15,10 +15,9 @@ from tepdist.cli.programs import load_program
 from tepdist.cli.progress import shown_progress
 from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
-from tepdist.errors import StepFailed
+from tepdist.errors import StepFailed, shortened
 from tepdist.lowering.dtypes import is_wide
 from tepdist.plans.types import Options
-from tepdist.program.module import short
 from tepdist.report.terminal import plan_screen
 from tepdist.report.units import counted, seconds_text
 from tepdist.runtime.devices import devices_for
@@ -90,7 +89,7 @@ def step_all(
             jax.block_until_ready(results)
         except jax.errors.JaxRuntimeError as error:
             raise StepFailed(
-                f"step {step} failed: {short(str(error))}",
+                f"step {step} failed: {shortened(str(error))}",
                 where=executable.plan.program.name,
                 hint="--debug shows all that the runtime says",
             ) from error

@@ -10,7 +10,8 @@ from jaxlib.mlir.dialects import func
 from tepdist.errors import ProgramError
 
 CHLO_PREFIX = "chlo."
-CALLEE = {"func.call": "callee", "stablehlo.composite": "decomposition"}
+COMPOSITE = "stablehlo.composite"
+CALLEE = {"func.call": "callee", COMPOSITE: "decomposition"}
 
 
 def inline_calls(module: ir.Module) -> None:
@@ -26,9 +27,10 @@ def inline_calls(module: ir.Module) -> None:
         for op in module.body.operations
         if isinstance(op, func.FuncOp)
     }
-    for composite in find_ops(module, {"stablehlo.composite"}):
-        _recompose(composite)
-    calls = {name: find_ops(op, CALLEE.keys()) for name, op in functions.items()}
+    calls = {
+        name: [op for op in find_ops(function, CALLEE.keys()) if not _recomposed(op)]
+        for name, function in functions.items()
+    }
     graph = {name: {_callee(call) for call in ops} for name, ops in calls.items()}
     for name in callees_first(graph):
         for call in calls[name]:
@@ -97,14 +99,19 @@ def _body(function: ir.Operation) -> ir.Block:
     return blocks[0]
 
 
-def _recompose(composite: ir.Operation) -> None:
+def _recomposed(composite: ir.Operation) -> bool:
     """Makes the CHLO op again that a portable artifact holds as a composite.
 
     XLA has an op for most of them, better than their decomposition.
+
+    Returns:
+        Whether it was one.
     """
+    if composite.name != COMPOSITE:
+        return False
     kind = ir.StringAttr(composite.attributes["name"]).value
     if not kind.startswith(CHLO_PREFIX):
-        return
+        return False
     attributes = {}
     if "composite_attributes" in composite.attributes:
         stated = ir.DictAttr(composite.attributes["composite_attributes"])
@@ -119,10 +126,11 @@ def _recompose(composite: ir.Operation) -> None:
         )
     if not _verifies(op):
         op.erase()
-        return
+        return False
     for old, new in zip(composite.results, op.results, strict=True):
         old.replace_all_uses_with(new)
     composite.erase()
+    return True
 
 
 def _verifies(op: ir.Operation) -> bool:

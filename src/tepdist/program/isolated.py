@@ -1,30 +1,15 @@
-"""Prepares a program in a child process, which may die of the bytes without harm.
-
-The child gets the bytes on stdin. It answers on stdout with one line of JSON, an
-error or the aliases, then the normalised module twice: as it is, of a length that the
-JSON states, and in its canonical form. The second takes a second for 55,000 ops, in
-which the parent reads the first.
-"""
+"""What a child that prepares a program says, and what its parent makes of it."""
 
 import functools
 import gc
 import json
-import subprocess
 import sys
-import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import IO
 
-from tepdist import children
 from tepdist.errors import ProgramError
 from tepdist.program.aliases import Aliases
-from tepdist.program.module import DAMAGED_HINT, short
-
-TIME_LIMIT_S = 300
-_START = "from tepdist.program import isolated, reader; isolated.answer(reader.prepare)"
+from tepdist.program.preparation import Preparation
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,86 +28,18 @@ class Prepared:
     aliases: Aliases
 
 
-@contextmanager
-def prepared_apart(data: bytes) -> Iterator[Prepared]:
-    """What `reader.prepare` gives for these bytes, from a child.
+def prepared_by(preparation: Preparation) -> Prepared:
+    """What `reader.prepare` gave in a child.
 
     Raises:
         ProgramError: what the reading raised, or that the child died of the bytes.
     """
-    with (
-        tempfile.TemporaryFile() as words,
-        subprocess.Popen(
-            children.command(_START),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=words,
-        ) as process,
-    ):
-        child = _Child(process, words)
-        try:
-            yield child.read(data)
-        finally:
-            child.end()
-
-
-class _Child:
-    """A child that reads one program."""
-
-    def __init__(self, process: subprocess.Popen[bytes], words: IO[bytes]) -> None:
-        self._process, self._words = process, words
-        self._is_late = False
-        self._timer = threading.Timer(TIME_LIMIT_S, self._stop)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def read(self, data: bytes) -> Prepared:
-        assert self._process.stdin is not None
-        # It may be dead already.
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(data)
-        with suppress(BrokenPipeError):
-            self._process.stdin.close()
-        header = self._output.readline()
-        if not header:
-            raise self._death()
-        fields = json.loads(header)
-        if "problem" in fields:
-            raise ProgramError(
-                fields["problem"], where=fields["where"], hint=fields["hint"]
-            )
-        draft = functools.partial(self._output.read, fields["draft_bytes"])
-        aliases = Aliases.from_json(fields["aliases"])
-        return Prepared(draft, self._bytecode, aliases)
-
-    def end(self) -> None:
-        self._timer.cancel()
-        self._process.kill()
-
-    @property
-    def _output(self) -> IO[bytes]:
-        assert self._process.stdout is not None
-        return self._process.stdout
-
-    def _bytecode(self) -> bytes:
-        bytecode = self._output.read()
-        if self._process.wait():
-            raise self._death()
-        return bytecode
-
-    def _stop(self) -> None:
-        self._is_late = True
-        self._process.kill()
-
-    def _death(self) -> ProgramError:
-        self._process.wait()
-        if self._is_late:
-            problem = f"reading took over {TIME_LIMIT_S} s"
-        else:
-            self._words.seek(0)
-            last = self._words.read().decode(errors="replace").strip().rpartition("\n")
-            problem = f"the compiler died reading the bytes: {short(last[2])}"
-        return ProgramError(problem, hint=DAMAGED_HINT)
+    fields = preparation.header()
+    return Prepared(
+        functools.partial(preparation.read, fields["draft_bytes"]),
+        preparation.rest,
+        Aliases.from_json(fields["aliases"]),
+    )
 
 
 def answer(prepare: Callable[[bytes], Prepared]) -> None:

@@ -17,12 +17,11 @@ from jaxlib.mlir._mlir_libs import _jax_mlir_ext
 from jaxlib.mlir.dialects import chlo, mhlo, mpmd, sdy, stablehlo
 from jaxlib.mlir.passmanager import PassManager
 
-from tepdist.errors import ProgramError
+from tepdist.errors import ProgramError, shortened
+from tepdist.program.preparation import DAMAGED_HINT
 
 BYTECODE_MAGIC = b"ML\xefR"
 PORTABLE_PRODUCER = b"StableHLO_v"
-DAMAGED_HINT = "if it was damaged or cut short, write or export it again"
-MAX_MESSAGE_CHARS = 240
 TEXT_POSITION = re.compile(r'"-":(?P<line>\d+):(?P<column>\d+)')
 
 AnyValue: TypeAlias = "ir.Value[Any]"
@@ -94,11 +93,16 @@ def parse(data: str | bytes) -> ir.Module:
 def run_passes(module: ir.Module, passes: str) -> None:
     """Runs ``a,b,func.func(c)`` on the module, in place.
 
+    Nothing is verified in between, which took longer than the passes: whatever is
+    parsed is, and what passes leave is written and parsed again.
+
     Raises:
         ProgramError: if a pass fails on this module.
     """
     try:
-        PassManager.parse(f"builtin.module({passes})").run(module.operation)
+        manager = PassManager.parse(f"builtin.module({passes})")
+        manager.enable_verifier(enable=False)
+        manager.run(module.operation)
     except ir.MLIRError as error:
         raise mlir_error("the compiler refuses the program", error) from None
 
@@ -164,7 +168,7 @@ def write_portable(module: ir.Module, version: str) -> bytes:
         return bytes(_jax.mlir.serialize_portable_artifact(module, version))
     except (_jax.JaxRuntimeError, ValueError) as error:
         raise ProgramError(
-            f"cannot write the program as StableHLO {version}: {short(str(error))}",
+            f"cannot write the program as StableHLO {version}: {shortened(str(error))}",
             hint=f"choose a version up to {current_version()}",
         ) from None
 
@@ -190,7 +194,7 @@ def hlo_text_to_proto(text: str) -> bytes:
         return bytes(_hlo.hlo_module_from_text(text).as_serialized_hlo_module_proto())
     except _jax.JaxRuntimeError as error:
         raise ProgramError(
-            f"the HLO text cannot be read: {short(_hlo_syntax_error(str(error)))}",
+            f"the HLO text cannot be read: {shortened(_hlo_syntax_error(str(error)))}",
             hint=DAMAGED_HINT,
         ) from None
 
@@ -206,7 +210,7 @@ def hlo_proto_to_module(data: bytes) -> ir.Module:
     except _jax.JaxRuntimeError as error:
         raise ProgramError(
             "the bytes are no text, no MLIR bytecode and no intact HloModuleProto: "
-            + short(str(error)),
+            + shortened(str(error)),
             hint=DAMAGED_HINT,
         ) from None
     return parse(bytecode)
@@ -219,7 +223,7 @@ def mlir_error(problem: str, error: ir.MLIRError) -> ProgramError:
         return ProgramError(problem, hint=DAMAGED_HINT)
     first = diagnostics[0]
     return ProgramError(
-        f"{problem}: {short(first.message)}", where=_where(first), hint=DAMAGED_HINT
+        f"{problem}: {shortened(first.message)}", where=_where(first), hint=DAMAGED_HINT
     )
 
 
@@ -236,11 +240,3 @@ def _hlo_syntax_error(message: str) -> str:
     _, found, rest = message.partition("was parsing ")
     line = (rest if found else message).split("\n", 1)[0]
     return line.replace("error: ", "")
-
-
-def short(message: str) -> str:
-    """One line of at most `MAX_MESSAGE_CHARS` characters."""
-    line = " ".join(message.split())
-    if len(line) <= MAX_MESSAGE_CHARS:
-        return line
-    return line[: MAX_MESSAGE_CHARS - 3] + "..."

@@ -21,9 +21,10 @@ from tepdist.program.extract import extract
 from tepdist.program.graph import CUSTOM_CALL, Program
 from tepdist.program.infer import infer_roles
 from tepdist.program.inline import find_ops
-from tepdist.program.isolated import Prepared, prepared_apart
+from tepdist.program.isolated import Prepared, prepared_by
 from tepdist.program.normalise import normalise
 from tepdist.program.partitioned import number_calls
+from tepdist.program.preparation import DAMAGED_HINT, Preparation, preparing
 from tepdist.program.roles import Roles
 from tepdist.program.round_trip import import_shardy
 
@@ -35,12 +36,12 @@ FORMATS = "StableHLO text, bytecode or portable artifact, HLO text or HloModuleP
 
 
 def read_program(
-    data: bytes, *, name: str, isolated: bool = False
+    data: bytes | Preparation, *, name: str, isolated: bool = False
 ) -> tuple[Program, Roles | None]:
     """The normalised program, and its roles if the module says anything about them.
 
     Args:
-        data: Content of the file, whatever its format.
+        data: Content of the file, whatever its format, or a child that reads it.
         name: Of the program, for people and in errors.
         isolated: Whether no bytes whatever may end this process; costs the start of
             another, about 1 s.
@@ -49,8 +50,7 @@ def read_program(
         ProgramError: if the bytes are no program or one that cannot be planned.
     """
     try:
-        read = _read_apart if isolated else _read_here
-        program, aliases = read(data, name)
+        program, aliases = _read(data, name, isolated=isolated)
     except ProgramError as error:
         where = f"{name}, {error.where}" if error.where else name
         raise ProgramError(error.problem, where=where, hint=error.hint) from None
@@ -64,17 +64,28 @@ def read_program(
     return program, _stated_roles(program, aliases)
 
 
+def _read(
+    data: bytes | Preparation, name: str, *, isolated: bool
+) -> tuple[Program, Aliases]:
+    if isinstance(data, Preparation):
+        return _read_apart(data, name)
+    if isolated:
+        with preparing(data) as preparation:
+            return _read_apart(preparation, name)
+    return _read_here(data, name)
+
+
 def _read_here(data: bytes, name: str) -> tuple[Program, Aliases]:
     prepared = prepare(data)
     return extract(prepared.bytecode(), name), prepared.aliases
 
 
-def _read_apart(data: bytes, name: str) -> tuple[Program, Aliases]:
+def _read_apart(preparation: Preparation, name: str) -> tuple[Program, Aliases]:
     """Reads the draft while the child makes it canonical, which rarely changes it."""
-    with prepared_apart(data) as prepared:
-        draft = prepared.draft()
-        program = extract(draft, name)
-        bytecode = prepared.bytecode()
+    prepared = prepared_by(preparation)
+    draft = prepared.draft()
+    program = extract(draft, name)
+    bytecode = prepared.bytecode()
     if bytecode != draft:
         program = extract(bytecode, name)
     return program, prepared.aliases
@@ -88,9 +99,10 @@ def prepare(data: bytes) -> Prepared:
     """
     with modules.new_context():
         module = read_module(data)
-        import_shardy(module)
+        custom_calls = find_ops(module, {CUSTOM_CALL})
+        import_shardy(module, custom_calls)
         aliases = read_aliases(module)
-        if find_ops(module, {CUSTOM_CALL}):
+        if custom_calls:
             number_calls(module)
             normalise(module)
             _refuse_callbacks(module)
@@ -179,7 +191,7 @@ def _unzip(data: bytes) -> bytes:
         return gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
         raise ProgramError(
-            f"the gzip file is damaged: {error}", hint=modules.DAMAGED_HINT
+            f"the gzip file is damaged: {error}", hint=DAMAGED_HINT
         ) from None
 
 

@@ -15,6 +15,7 @@ from tepdist.program import module as modules
 from tepdist.program.graph import CONSTRAINT, CUSTOM_CALL
 from tepdist.program.inline import callees_first, find_ops
 from tepdist.program.module import AnyValue
+from tepdist.program.preparation import DAMAGED_HINT
 
 IMPORT_ATTRIBUTES = "xla-sdy-round-trip-import-shardy-attrs"
 FRONTEND = "mhlo.frontend_attributes"
@@ -28,13 +29,16 @@ ELEMENT = "stablehlo.get_tuple_element"
 SHARDING = "sdy.sharding"
 
 
-def import_shardy(module: ir.Module) -> None:
+def import_shardy(module: ir.Module, custom_calls: Sequence[ir.Operation]) -> None:
     """Puts Shardy's ops back, in place, if the module holds their travelling form.
+
+    Args:
+        module: Any.
+        custom_calls: All that are in it.
 
     Raises:
         ProgramError: if that form is damaged, or a function calls itself.
     """
-    custom_calls = find_ops(module, {CUSTOM_CALL})
     if not any(FRONTEND in op.attributes for op in (module.operation, *custom_calls)):
         return
     _check_rules(custom_calls)
@@ -72,7 +76,7 @@ def _check_rules(custom_calls: Iterable[ir.Operation]) -> None:
         except (ValueError, ir.MLIRError):
             raise ProgramError(
                 f"the sharding rule of a custom call of {_target(call)} is none",
-                hint=modules.DAMAGED_HINT,
+                hint=DAMAGED_HINT,
             ) from None
 
 
@@ -98,9 +102,7 @@ def _import_manual(call: ir.Operation, bodies: Mapping[str, func.FuncOp]) -> Non
     )
     stated = _stated(into) | _stated(out)
     if MANUAL_AXES not in stated:
-        raise ProgramError(
-            "a manual computation names no mesh axes", hint=modules.DAMAGED_HINT
-        )
+        raise ProgramError("a manual computation names no mesh axes", hint=DAMAGED_HINT)
     none = sdy.TensorShardingPerValueAttr.get([])
     with call.location, ir.InsertionPoint(call):
         manual = sdy.ManualComputationOp(
@@ -152,7 +154,7 @@ def _replace_results(out: ir.Operation, values: Sequence[AnyValue]) -> None:
             if not _is_element(element):
                 raise ProgramError(
                     "the results of a manual computation are used as a tuple",
-                    hint=modules.DAMAGED_HINT,
+                    hint=DAMAGED_HINT,
                 )
             index = ir.IntegerAttr(element.attributes["index"]).value
             element.results[0].replace_all_uses_with(values[index])
@@ -188,11 +190,11 @@ def _neighbour(
         if owner is None or _target(owner.operation) != target:
             raise ProgramError(
                 f"what goes into or out of a manual computation is no {target}",
-                hint=modules.DAMAGED_HINT,
+                hint=DAMAGED_HINT,
             )
         if found is not None and found != owner.operation:
             raise ProgramError(
-                f"a manual computation has several {target}", hint=modules.DAMAGED_HINT
+                f"a manual computation has several {target}", hint=DAMAGED_HINT
             )
         found = owner.operation
     return found

@@ -9,12 +9,11 @@ from jax.stages import Compiled
 from jax.stages import Wrapped as JitWrapped
 from jax.typing import ArrayLike
 
-from tepdist.errors import ProgramError
+from tepdist.errors import ProgramError, shortened
 from tepdist.lowering.dtypes import BELOW_A_BYTE, result_structs, struct_of
 from tepdist.lowering.planned import Callbacks, PlannedProgram, call
 from tepdist.plans.types import Stage
 from tepdist.program.graph import Program
-from tepdist.program.module import short
 
 
 class CompiledProgram:
@@ -130,7 +129,7 @@ def refusals_told(program: Program) -> Iterator[None]:
         yield
     except jax.errors.JaxRuntimeError as error:
         raise ProgramError(
-            f"XLA cannot compile the program: {short(str(error))}",
+            f"XLA cannot compile the program: {shortened(str(error))}",
             where=program.name,
             hint="custom calls run only where their library is registered",
         ) from None
