@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from tepdist import zoo
-from tepdist.analysis.folding import KEPT, Folded, fold
+from tepdist.analysis.folding import Folded, fold
+from tepdist.analysis.gaps import KEPT
 from tepdist.analysis.layers import PERIOD
 from tepdist.frontends.jax import trace
 

@@ -11,6 +11,7 @@ import numpy as np
 from tepdist.analysis.liveness import Liveness, find_liveness
 from tepdist.analysis.nodes import build_nodes, run_counts
 from tepdist.analysis.phases import Phase
+from tepdist.analysis.reads import Reads
 from tepdist.program.graph import COLLECTIVES, Program
 from tepdist.program.roles import ResultRole, Roles
 
@@ -64,6 +65,7 @@ def body_liveness(body: Program, expensive: Collection[str]) -> Liveness:
         body,
         Roles((), results),
         (Phase.FORWARD,) * len(body.ops),
+        reads=Reads.of(body),
         pointwise=frozenset(n.op for n in nodes if n.op is not None and n.pointwise),
         expensive=expensive,
     )

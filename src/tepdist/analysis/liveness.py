@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tepdist.analysis.nodes import BARRIER, generated_values
 from tepdist.analysis.phases import Phase
+from tepdist.analysis.reads import Ints, Reads
 from tepdist.cluster.model import Device
 from tepdist.program.graph import CONTROL_FLOW, Op, Program
 from tepdist.program.roles import Roles
@@ -93,6 +94,7 @@ def find_liveness(
     roles: Roles,
     phases: Sequence[Phase],
     *,
+    reads: Reads,
     pointwise: frozenset[int],
     expensive: Collection[str],
 ) -> Liveness:
@@ -102,98 +104,91 @@ def find_liveness(
         program: Any.
         roles: Its roles.
         phases: Phase of each op.
+        reads: What its ops read.
         pointwise: Indices of pointwise ops.
         expensive: Kinds of pointwise op that are not computed twice.
     """
     position, last = _positions(program, phases)
     num_times = len(program.ops) + 1
     num_values = len(program.values)
+    start = np.zeros(num_values, np.int64)
+    made = [(v.index, v.producer) for v in program.values if v.producer is not None]
+    values, producers = np.array(made, np.int64).reshape(-1, 2).T
+    start[values] = position[producers]
+    fused = _fused(program, reads, pointwise, expensive=expensive)
+    generated = generated_values(program)
     # Lists: numpy takes three times as long for one element at a time.
-    start, end = [0] * num_values, [-1] * num_values
-    uses = _uses(program)
-    for op in program.ops:
-        arguments = (value for region in op.regions for value in region.arguments)
-        for value in (*op.results, *arguments):
-            start[value] = position[op.index]
-    fused = _fused(program, uses, pointwise, expensive=expensive)
-    is_nested = [op.parent is not None for op in program.ops]
-    for value, users in enumerate(uses):
-        if users:
-            end[value] = max(
-                _last_use(program, value, user, last=last)
-                if is_nested[user]
-                else last[user]
-                for user in users
-            )
+    end: list[int] = _last_reads(program, reads, last).tolist()
     for value in program.results:
         end[value] = num_times - 1
-    generated = generated_values(program)
     _extend_through_fusions(program, fused | generated, end)
     is_stored = np.ones(num_values, np.bool_)
     is_stored[list(generated.difference(program.results))] = False
     is_stored[list(fused)] = False
     is_buffer = is_stored.copy()
-    _write_over(program, pointwise, fused, position=position, end=end)
+    _write_over(program, pointwise, fused, position=position.tolist(), end=end)
     _settle_arguments(program, roles, num_times, end=end, is_buffer=is_buffer)
     _settle_regions(program, is_buffer)
-    starts = np.array(start, np.int64)
     return Liveness(
         num_times=num_times,
-        position=np.array(position, np.int64),
-        start=starts,
-        end=np.maximum(np.array(end, np.int64), starts - 1),
+        position=position,
+        start=start,
+        end=np.maximum(np.array(end, np.int64), start - 1),
         is_stored=is_stored,
         is_buffer=is_buffer,
     )
 
 
-def _positions(
-    program: Program, phases: Sequence[Phase]
-) -> tuple[list[int], list[int]]:
+def _positions(program: Program, phases: Sequence[Phase]) -> tuple[Ints, Ints]:
     """Position of each op, and of the last op inside it."""
     count = len(program.ops)
-    keys = [float(index) for index in range(count)]
-    made = {value: float(op.index) for op in program.ops for value in op.results}
-    for op in program.ops:
-        if phases[op.index] is not Phase.UPDATE or op.parent is not None or op.regions:
+    keys = list(range(count))
+    made: dict[int, int] = {}  # what updates make, as soon as they can
+    for op, phase in zip(program.ops, phases, strict=True):
+        if phase is not Phase.UPDATE or op.parent is not None or op.regions:
             continue
-        key = max((made.get(value, -1.0) for value in op.operands), default=-1.0)
+        key = -1
+        for value in op.operands:
+            found = made.get(value)
+            if found is None:
+                producer = program.values[value].producer
+                found = -1 if producer is None else producer
+            key = max(key, found)
         keys[op.index] = key
         for value in op.results:
             made[value] = key
     # Stable: ops that share a key stay in program order, after the op they follow.
     order = np.argsort(keys, kind="stable")
-    positions = np.empty(count, np.int64)
-    positions[order] = np.arange(count)
-    position: list[int] = positions.tolist()
-    last = list(position)
+    position = np.empty(count, np.int64)
+    position[order] = np.arange(count)
+    last = position.copy()
     for op in reversed(program.ops):
         if op.parent is not None:
             last[op.parent] = max(last[op.parent], last[op.index])
     return position, last
 
 
-def _uses(program: Program) -> list[list[int]]:
-    """For each value the ops that read it; a region's yield is read by its owner."""
-    uses: list[list[int]] = [[] for _ in program.values]
-    for op in program.ops:
-        for value in op.operands:
-            uses[value].append(op.index)
-        for region in op.regions:
-            for value in region.yields:
-                uses[value].append(op.index)
-    return uses
+def _last_reads(program: Program, reads: Reads, last: Ints) -> Ints:
+    """Last position at which each value is read; -1 if it never is."""
+    until = last[reads.owners]
+    is_nested = np.array([op.parent is not None for op in program.ops], np.bool_)
+    for read in np.flatnonzero(is_nested[reads.owners]).tolist():
+        value, user = int(reads.values[read]), int(reads.owners[read])
+        until[read] = _last_use(program, value, user, last=last)
+    end = np.full(len(program.values), -1, np.int64)
+    np.maximum.at(end, reads.values, until)
+    return end
 
 
-def _last_use(program: Program, value: int, user: int, *, last: Sequence[int]) -> int:
+def _last_use(program: Program, value: int, user: int, *, last: Ints) -> int:
     """Position until which a use keeps a value: a loop reads it until its end."""
     producer = program.values[value].producer
     inside = None if producer is None else _scope(program, program.ops[producer])
     op = program.ops[user]
-    until = last[user]
+    until = int(last[user])
     while op.parent is not None and op.parent != inside:
         op = program.ops[op.parent]
-        until = max(until, last[op.index])
+        until = max(until, int(last[op.index]))
     return until
 
 
@@ -203,7 +198,7 @@ def _scope(program: Program, op: Op) -> int | None:
 
 def _fused(
     program: Program,
-    uses: list[list[int]],
+    reads: Reads,
     pointwise: frozenset[int],
     *,
     expensive: Collection[str],
@@ -213,17 +208,24 @@ def _fused(
     for op in program.ops:
         for region in op.regions:
             kept.update(region.yields)
-    fusing = {op.index for op in program.ops if op.kind in _FUSING} | pointwise
+    is_fusing = np.array([op.kind in _FUSING for op in program.ops], np.bool_)
+    is_fusing[list(pointwise)] = True
+    num_values = len(program.values)
+    uses = np.bincount(reads.values, minlength=num_values)
+    taken_in = reads.values[is_fusing[reads.owners]]
+    can_fuse = (np.bincount(taken_in, minlength=num_values) == uses).tolist()
+    is_read_twice = (uses > 1).tolist()
     fused = set()
     for op in program.ops:
         if op.kind == BARRIER:
             fused.update(set(op.results) - kept)  # it renames its operands
-        if op.index not in pointwise or len(op.results) != 1:
+    for index in pointwise:
+        op = program.ops[index]
+        if len(op.results) != 1:
             continue
         (value,) = op.results
-        if value in kept or (len(uses[value]) > 1 and op.kind in expensive):
-            continue
-        if fusing.issuperset(uses[value]):
+        is_twice = is_read_twice[value] and op.kind in expensive
+        if can_fuse[value] and value not in kept and not is_twice:
             fused.add(value)
     return fused
 
@@ -232,15 +234,18 @@ def _extend_through_fusions(
     program: Program, fused: Collection[int], end: list[int]
 ) -> None:
     """What a fused or generated value is made of lives until that value's last use."""
-    for op in reversed(program.ops):
-        for position, value in enumerate(op.results):
-            if value not in fused:
-                continue
-            made_of = op.operands
-            if op.kind == BARRIER:
-                made_of = op.operands[position : position + 1]
-            for operand in made_of:
-                end[operand] = max(end[operand], end[value])
+    for value in sorted(fused, reverse=True):
+        producer = program.values[value].producer
+        assert producer is not None
+        op = program.ops[producer]
+        made_of = op.operands
+        if op.kind == BARRIER:
+            at = op.results.index(value)
+            made_of = op.operands[at : at + 1]
+        until = end[value]
+        for operand in made_of:
+            if end[operand] < until:
+                end[operand] = until
 
 
 def _write_over(
@@ -252,8 +257,9 @@ def _write_over(
     end: list[int],
 ) -> None:
     """An operand that dies in a pointwise op is gone when its result exists."""
-    for op in program.ops:
-        if op.index not in pointwise or len(op.results) != 1 or op.results[0] in fused:
+    for index in sorted(pointwise):
+        op = program.ops[index]
+        if len(op.results) != 1 or op.results[0] in fused:
             continue
         here = position[op.index]
         wanted = program.values[op.results[0]].bytes_

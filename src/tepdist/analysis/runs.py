@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tepdist.analysis.reads import Bools, Ints
 from tepdist.program.graph import Program
 
 # Ops that must be alike before they are taken for a repetition.
 _WINDOW = 16
 # Periods looked at, most frequent first: a GPT's step has a dozen runs.
 _MAX_PERIODS = 64
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +99,7 @@ def _stretches(kinds: Ints, period: int) -> list[tuple[int, int]]:
     ]
 
 
-def _within(
-    run: Run, is_free: NDArray[np.bool_], is_top: NDArray[np.bool_]
-) -> Run | None:
+def _within(run: Run, is_free: Bools, is_top: Bools) -> Run | None:
     """What is left of a run where others are; blocks start at the top."""
     taken = np.flatnonzero(~is_free[run.start : run.stop])
     start, stop = run.start, run.stop

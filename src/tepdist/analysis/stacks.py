@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tepdist.analysis.runs import Ints, Run, find_runs
+from tepdist.analysis.reads import Ints, Reads
+from tepdist.analysis.runs import Run, find_runs
 from tepdist.program.graph import Program
 
 MIN_LAYERS = 12
 # Layers at either end that may differ from the others, and how far these may read.
 EDGE = 2
 NONE = -1
-
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,43 +40,6 @@ class Stack:
     op_class: Ints
     value_layer: Ints
     value_class: Ints
-
-
-@dataclass(frozen=True, slots=True)
-class Reads:
-    """What ops read: operands, and what the regions of control flow yield.
-
-    Attributes:
-        values: All of it, op by op, [n].
-        owners: The op of each, [n].
-        starts: Where the reads of each op start, and the end, [num ops + 1].
-    """
-
-    values: Ints
-    owners: Ints
-    starts: Ints
-
-    @staticmethod
-    def of(program: Program) -> "Reads":
-        """All reads of a program."""
-        read = [
-            op.operands
-            if not op.regions
-            else (*op.operands, *chain.from_iterable(r.yields for r in op.regions))
-            for op in program.ops
-        ]
-        counts = np.fromiter(map(len, read), np.int64, len(read))
-        values = np.fromiter(chain.from_iterable(read), np.int64, int(counts.sum()))
-        return Reads(
-            values,
-            np.repeat(np.arange(len(read)), counts),
-            np.concatenate([[0], np.cumsum(counts)]),
-        )
-
-    def of_run(self, run: Run) -> Ints:
-        """What a run reads, [blocks, reads of a block]."""
-        first, last = self.starts[run.start], self.starts[run.stop]
-        return self.values[first:last].reshape(run.count, -1)
 
 
 def find_stacks(program: Program, reads: Reads) -> Iterator[Stack]:
@@ -140,7 +101,7 @@ class _Layers:
             rows = np.flatnonzero((layers >= EDGE) & (layers < self._num_layers - EDGE))
             if not np.array_equal(np.sort(layers[rows]), inner):
                 return False
-            read = self._reads.of_run(run)[rows]
+            read = self._read(run)[rows]
             apart = self._value_layer[read] - layers[rows, None]
             classes = self._value_class[read]
             is_same = (read == read[0]).all(axis=0)
@@ -186,7 +147,7 @@ class _Layers:
 
     def _by_reads(self, run: Run) -> Iterator[Ints]:
         """For each read of a block, the layers of what the blocks read there."""
-        read = self._reads.of_run(run)
+        read = self._read(run)
         layers, classes = self._value_layer[read], self._value_class[read]
         most = classes.max(axis=0)
         is_one = ((classes == most) | (classes == NONE)).all(axis=0)
@@ -197,7 +158,7 @@ class _Layers:
         """For each read of what is in the stack, the layers that read each block."""
         first, size = self._span(run)
         for other, layers in self._layers.items():
-            read = self._reads.of_run(other)
+            read = self._read(other)
             inside = (read >= first) & (read < first + size * run.count)
             place = np.where(inside, (read - first) % size, NONE)
             most = place.max(axis=0)
@@ -224,13 +185,17 @@ class _Layers:
             of_layer[start:stop] = np.repeat(layers, length)
             classes = np.tile(np.arange(start, start + length), run.count)
             of_class[start:stop] = np.where(of_layer[start:stop] == NONE, NONE, classes)
-        read = self._reads.of_run(run)[inside]
+        read = self._read(run)[inside]
         is_argument = (read < self._num_arguments) & (self._value_layer[read] == NONE)
         for column in np.flatnonzero(is_argument.all(axis=0)).tolist():
             arguments = read[:, column]
             if len(np.unique(arguments)) == len(arguments):
                 self._value_layer[arguments] = layers[inside]
                 self._value_class[arguments] = arguments[0]
+
+    def _read(self, run: Run) -> Ints:
+        """What a run reads, [blocks, reads of a block]."""
+        return self._reads.of_ops(run.start, run.stop).reshape(run.count, -1)
 
     def _span(self, run: Run) -> tuple[int, int]:
         """First value of a run's first block, and how many values a block has."""

@@ -190,6 +190,7 @@ def build_structure(
         folded.whole,
         folded.whole_roles,
         [phases[op] for op in folded.ops.tolist()],
+        reads=folded.reads,
         pointwise=folded.whole_ops(pointwise),
         expensive=expensive,
     )
