@@ -282,19 +282,28 @@ class _Renumbered:
                 Region(self.values(region.arguments), tuple(self._read[yielded:stop]))
             )
             yielded = stop
-        return replace(
-            op,
+        # Not `replace`: it takes three times as long.
+        return Op(
             index=self._ops[index],
+            kind=op.kind,
             operands=tuple(self._read[first : first + count]),
             results=self.values(op.results),
+            rule=op.rule,
+            signature=op.signature,
+            scope=op.scope,
             parent=None if op.parent is None else self._ops[op.parent],
             regions=tuple(regions),
+            trips=op.trips,
+            body=op.body,
+            axes=op.axes,
         )
 
     def value(self, index: int) -> Value:
         value = self._program.values[index]
         producer = None if value.producer is None else self._ops[value.producer]
-        return replace(value, index=self._values[index], producer=producer)
+        return Value(
+            self._values[index], value.name, value.shape, value.dtype, producer
+        )
 
     def values(self, indices: Iterable[int]) -> tuple[int, ...]:
         return tuple([self._values[index] for index in indices])

@@ -369,10 +369,14 @@ def _matmuls(program: Program) -> Iterator[tuple[str, float]]:
 
     Those of a manual computation count on each of its shards.
     """
+    known: dict[str, tuple[str, float]] = {}  # layers are alike
     for op, count in zip(program.ops, run_counts(program), strict=True):
         if is_matmul(op.kind):
-            dtype = compute_dtype(op, program.values)
-            yield dtype, count * flops(op, program.values)
+            if op.signature not in known:
+                dtype = compute_dtype(op, program.values)
+                known[op.signature] = dtype, flops(op, program.values)
+            dtype, once = known[op.signature]
+            yield dtype, count * once
         if op.body is not None and op.rule is not None:
             pins = [factor for _, factor in op.rule.pinned if factor is not None]
             shards = math.prod(op.rule.sizes[factor] for factor in pins)

@@ -38,10 +38,13 @@ def encode(value: Any) -> Json:
             return {str(key): encode(item) for key, item in value.items()}
         case tuple() | list():
             return [encode(item) for item in value]
-    return {
-        _key(field.name): encode(getattr(value, field.name))
-        for field in dataclasses.fields(value)
-    }
+    kind: Any = type(value)
+    return {key: encode(getattr(value, name)) for name, key in _names_and_keys(kind)}
+
+
+@functools.cache
+def _names_and_keys(kind: Any) -> tuple[tuple[str, str], ...]:
+    return tuple((field.name, _key(field.name)) for field in dataclasses.fields(kind))
 
 
 def decode(kind: Any, data: Any, path: str) -> Any:

@@ -11,7 +11,7 @@ from tepdist.program.sidecar import roles_to_json
 def fingerprint(program: Program, roles: Roles) -> str:
     """SHA-256 of the normalised bytecode and the roles' canonical JSON, in hex."""
     digest = hashlib.sha256()
-    for part in (program.module, roles_to_json(roles).encode()):
+    for part in (program.module, roles_to_json(roles, indent=None).encode()):
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from tepdist.cost.placed import Placed
 from tepdist.program.state import lent_buffers, lies_as
 
 # Of how many periods that are left out one is counted all the same.
-_COUNTED = 16
+_COUNTED = 32
 
 
 def allocated_bytes(folded: Folded, placed: Placed, allocator: Allocator) -> int:
