@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 from tepdist import zoo
@@ -110,15 +111,31 @@ X = jnp.ones((4, 8))
 
 def test_layers_named_in_another_order_are_found():
     """Dicts flatten by name: layer 10 stands before layer 2."""
+    optimizer = optax.adamw(1e-3)
 
+    def loss(layers, x):
+        for index in range(20):
+            layer = layers[f"h{index}"]
+            x = jnp.tanh(x @ layer["w"]) * layer["s"] + x
+        return x.sum()
+
+    def step(layers, state, x):
+        updates, state = optimizer.update(jax.grad(loss)(layers, x), state, layers)
+        return optax.apply_updates(layers, updates), state
+
+    layers = {f"h{i}": {"w": w, "s": jnp.ones(8)} for i, w in enumerate(WEIGHTS)}
+    (gap,) = folded(step, layers, optimizer.init(layers), X).gaps
+    assert gap.size >= 20 - 2 * KEPT - PERIOD - 1
+
+
+def test_a_layer_of_two_equal_blocks_is_one():
     def step(weights, x):
-        loss, gradients = jax.value_and_grad(
-            lambda w: chain([w[f"h{i}"] for i in range(20)], x)
-        )(weights)
-        return jax.tree.map(lambda w, g: w - 0.1 * g, weights, gradients), loss
+        for weight in weights:
+            x = jnp.tanh(jnp.tanh(x @ weight) @ weight)
+        return x
 
-    weights = {f"h{i}": weight for i, weight in enumerate(WEIGHTS)}
-    assert folded(step, weights, X).gaps
+    (gap,) = folded(jax.grad(lambda w, x: step(w, x).sum()), WEIGHTS, X).gaps
+    assert gap.num_layers <= 20
 
 
 def test_layers_that_all_meet_in_one_op_stay():

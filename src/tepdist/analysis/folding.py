@@ -141,10 +141,12 @@ def _share_values(gap: Gap, other: Gap) -> bool:
 
 
 def _reads_close(gap: Gap, reads: Reads) -> bool:
-    """Whether what stays reads nothing of the gap that has another in its place."""
+    """Whether what stays finds others, made before it, for what it reads of the gap."""
     stays = ~gap.lacks(gap.ops)[reads.owners]
     missing = gap.lacks(gap.values)[reads.values]
-    return not (stays & missing & ~gap.is_regular(reads)).any()
+    closed = gap.closed(reads.values, gap.ops.layers[reads.owners])
+    comes_later = reads.producers[closed] > reads.owners
+    return not (stays & missing & (comes_later | ~gap.is_regular(reads))).any()
 
 
 def _results_close(gap: Gap, program: Program, roles: Roles) -> bool:

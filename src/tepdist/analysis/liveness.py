@@ -112,9 +112,8 @@ def find_liveness(
     num_times = len(program.ops) + 1
     num_values = len(program.values)
     start = np.zeros(num_values, np.int64)
-    made = [(v.index, v.producer) for v in program.values if v.producer is not None]
-    values, producers = np.array(made, np.int64).reshape(-1, 2).T
-    start[values] = position[producers]
+    made = np.flatnonzero(reads.producers >= 0)
+    start[made] = position[reads.producers[made]]
     fused = _fused(program, reads, pointwise, expensive=expensive)
     generated = generated_values(program)
     # Lists: numpy takes three times as long for one element at a time.

@@ -20,11 +20,13 @@ class Reads:
         values: All of it, op by op, [n].
         owners: The op of each, [n].
         starts: Where the reads of each op start, and the end, [num ops + 1].
+        producers: The op that makes each value, -1 for arguments, [num values].
     """
 
     values: Ints
     owners: Ints
     starts: Ints
+    producers: Ints
 
     @staticmethod
     def of(program: Program) -> "Reads":
@@ -37,10 +39,14 @@ class Reads:
         ]
         counts = np.fromiter(map(len, read), np.int64, len(read))
         values = np.fromiter(chain.from_iterable(read), np.int64, int(counts.sum()))
+        producers = [
+            -1 if value.producer is None else value.producer for value in program.values
+        ]
         return Reads(
             values,
             np.repeat(np.arange(len(read)), counts),
             np.concatenate([[0], np.cumsum(counts)]),
+            np.array(producers, np.int64),
         )
 
     def of_ops(self, start: int, stop: int) -> Ints:

@@ -22,16 +22,32 @@ class Run:
         start: First op of the first block.
         period: Ops in a block.
         count: Blocks.
+        rest: Ops behind the last block that go on alike.
     """
 
     start: int
     period: int
     count: int
+    rest: int = 0
 
     @property
     def stop(self) -> int:
         """Op after the last block."""
         return self.start + self.period * self.count
+
+    @staticmethod
+    def within(start: int, stop: int, period: int) -> "Run":
+        """As many blocks as there are from one op to before another."""
+        count, rest = divmod(stop - start, period)
+        return Run(start, period, count, rest)
+
+    def joined(self, parts: int) -> "Run":
+        """The same in blocks that are so many of these."""
+        return Run.within(self.start, self.stop + self.rest, self.period * parts)
+
+    def shifted(self, ops: int) -> "Run":
+        """The same from so many ops later on."""
+        return Run.within(self.start + ops, self.stop + self.rest, self.period)
 
 
 def find_runs(program: Program, min_count: int) -> tuple[Run, ...]:
@@ -42,7 +58,7 @@ def find_runs(program: Program, min_count: int) -> tuple[Run, ...]:
     kinds = _kinds(program)
     found: list[Run] = []
     candidates = [
-        Run(start, period, (stop - start) // period)
+        Run.within(start, stop, period)
         for period in _periods(kinds)
         for start, stop in _stretches(kinds, period)
     ]
@@ -101,8 +117,8 @@ def _stretches(kinds: Ints, period: int) -> list[tuple[int, int]]:
 
 def _within(run: Run, is_free: Bools, is_top: Bools) -> Run | None:
     """What is left of a run where others are; blocks start at the top."""
-    taken = np.flatnonzero(~is_free[run.start : run.stop])
-    start, stop = run.start, run.stop
+    taken = np.flatnonzero(~is_free[run.start : run.stop + run.rest])
+    start, stop = run.start, run.stop + run.rest
     if len(taken):
         # Others are longer, so they stand before it or behind it.
         before, behind = int(taken[0]), len(is_free[start:stop]) - 1 - int(taken[-1])
@@ -113,4 +129,4 @@ def _within(run: Run, is_free: Bools, is_top: Bools) -> Run | None:
     if not len(first):
         return None
     start += int(first[0])
-    return Run(start, run.period, (stop - start) // run.period)
+    return Run.within(start, stop, run.period)

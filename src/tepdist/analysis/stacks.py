@@ -7,9 +7,9 @@ and the arguments. Then every layer but a few at the ends must read the same thi
 the same layers, as many layers away: such a program is the same with fewer of them.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
@@ -21,6 +21,7 @@ MIN_LAYERS = 12
 # Layers at either end that may differ from the others, and how far these may read.
 EDGE = 2
 NONE = -1
+_MOST_PARTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +55,15 @@ def find_stacks(program: Program, reads: Reads) -> Iterator[Stack]:
         seed = max(left, key=lambda run: run.stop - run.start)
         if seed.count < MIN_LAYERS:
             return
-        layers = _Layers(program, reads, seed, runs=left)
-        if layers.are_alike():
-            yield layers.stack()
-        left = [run for run in left if run not in layers.found]
+        found = {seed}
+        # A layer may be several blocks of the longest run.
+        for parts in range(1, min(seed.count // MIN_LAYERS, _MOST_PARTS) + 1):
+            layers = _Layers(program, reads, seed.joined(parts), runs=left)
+            found |= layers.found
+            if layers.are_alike():
+                yield layers.stack()
+                break
+        left = [run for run in left if run not in found]
 
 
 class _Layers:
@@ -74,15 +80,20 @@ class _Layers:
         self._reads = reads
         self._num_layers = seed.count
         self._num_arguments = len(program.arguments)
-        self._first_values = _first_values(program)
+        made = np.bincount(reads.producers[self._num_arguments :], minlength=num_ops)
+        # How many values there are before each op at the top, and in all.
+        self._first_values = self._num_arguments + np.concatenate(
+            [[0], np.cumsum(made)]
+        )
         self._op_layer = np.full(num_ops, NONE, np.int64)
         self._op_class = np.full(num_ops, NONE, np.int64)
         self._value_layer = np.full(num_values, NONE, np.int64)
         self._value_class = np.full(num_values, NONE, np.int64)
+        self._is_top = [op.parent is None for op in program.ops]
         self._layers: dict[Run, Ints] = {}
-        self.found = {seed}
+        self.found: set[Run] = set()
         self._add(seed, np.arange(seed.count))
-        self._spread([run for run in runs if run != seed])
+        self._spread([run for run in runs if run.start != seed.start])
 
     def stack(self) -> Stack:
         """What has been found."""
@@ -121,41 +132,62 @@ class _Layers:
         while not is_done:
             is_done = True
             for run in list(runs):
-                blocks = self._merged(run)
-                layers = self._paired(blocks)
-                if layers is not None:
-                    self._add(blocks, layers)
+                parts = max(round(run.count / self._num_layers), 1)
+                blocks = run.joined(parts)
+                found = self._paired(blocks)
+                if found is not None:
+                    self._add(*found)
                     self.found.add(run)
                     runs.remove(run)
                     is_done = False
 
-    def _merged(self, run: Run) -> Run:
-        """The run with as many blocks as there are layers, if it has a multiple."""
-        parts = max(round(run.count / self._num_layers), 1)
-        return Run(run.start, run.period * parts, run.count // parts)
+    def _paired(self, run: Run) -> tuple[Run, Ints] | None:
+        """A run, aligned, and the layer of each block; None if nothing tells."""
+        columns = self._columns(run)
+        layers = _best(columns)
+        if layers is not None and len(np.unique(np.diff(layers))) > 1:
+            # Blocks of two layers each will do only where layers follow one another.
+            run = run.shifted(self._seam(run, layers, columns))
+            layers = _best(self._columns(run))
+        return None if layers is None else (run, layers)
 
-    def _paired(self, run: Run) -> Ints | None:
-        """Layer of each block of a run; None if nothing tells."""
-        best: Ints | None = None
-        for layers in chain(self._by_reads(run), self._by_readers(run)):
-            known = layers[layers != NONE]
-            if len(np.unique(known)) < len(known):
-                continue
-            if best is None or len(known) > np.count_nonzero(best != NONE):
-                best = layers
-        return None if best is None else _extended(best, 2 * EDGE)
+    def _seam(self, run: Run, layers: Ints, columns: Sequence[tuple[int, Ints]]) -> int:
+        """First op of a block with which, as far as it goes, a layer begins."""
+        moves = [(offset, _move(layers, column)) for offset, column in columns]
+        told = [(offset, move) for offset, move in moves if move is not None]
+        read = self._read(run)[-1]
+        first, size = self._span(run)
+        inside = (read >= first) & (read < first + size * run.count)
+        made = self._reads.producers[read] - run.start
+        readers = self._reads.owners[self._reads.starts[run.start] :][: len(made)]
+        reader = (run.count - 1) * run.period + readers - run.start
 
-    def _by_reads(self, run: Run) -> Iterator[Ints]:
-        """For each read of a block, the layers of what the blocks read there."""
+        def misfits(start: int) -> int:
+            """Reads of another block, and reads that are of another layer than most."""
+            across = (made - start) // run.period != (reader - start) // run.period
+            found = Counter(move - (at - start) // run.period for at, move in told)
+            most = max(found.values(), default=0)
+            return int((across & inside).sum()) + len(told) - most
+
+        is_top = self._is_top[run.start : run.start + run.period]
+        return min((at for at, top in enumerate(is_top) if top), key=misfits)
+
+    def _columns(self, run: Run) -> list[tuple[int, Ints]]:
+        """What tells the layers of blocks: an op of a block, and layers."""
+        return [*self._by_reads(run), *self._by_readers(run)]
+
+    def _by_reads(self, run: Run) -> Iterator[tuple[int, Ints]]:
+        """For each read of a block its op, and the layers of what the blocks read."""
         read = self._read(run)
+        owners = self._reads.owners[self._reads.starts[run.start] :] - run.start
         layers, classes = self._value_layer[read], self._value_class[read]
         most = classes.max(axis=0)
         is_one = ((classes == most) | (classes == NONE)).all(axis=0)
         for column in np.flatnonzero(is_one & (most != NONE)).tolist():
-            yield layers[:, column]
+            yield int(owners[column]), layers[:, column]
 
-    def _by_readers(self, run: Run) -> Iterator[Ints]:
-        """For each read of what is in the stack, the layers that read each block."""
+    def _by_readers(self, run: Run) -> Iterator[tuple[int, Ints]]:
+        """For what others in the stack read of a block its op, and their layers."""
         first, size = self._span(run)
         for other, layers in self._layers.items():
             read = self._read(other)
@@ -169,7 +201,8 @@ class _Layers:
                 if len(np.unique(blocks)) == len(blocks):
                     found = np.full(run.count, NONE, np.int64)
                     found[blocks] = layers[rows]
-                    yield found
+                    made = self._reads.producers[first + most[column]] - run.start
+                    yield int(made), found
 
     def _add(self, run: Run, layers: Ints) -> None:
         """Takes the blocks of a run, and arguments that each reads alone, as layers."""
@@ -195,7 +228,8 @@ class _Layers:
 
     def _read(self, run: Run) -> Ints:
         """What a run reads, [blocks, reads of a block]."""
-        return self._reads.of_ops(run.start, run.stop).reshape(run.count, -1)
+        read = self._reads.of_ops(run.start, run.stop)
+        return read.reshape(run.count, len(read) // run.count)
 
     def _span(self, run: Run) -> tuple[int, int]:
         """First value of a run's first block, and how many values a block has."""
@@ -203,13 +237,32 @@ class _Layers:
         return int(first), int(self._first_values[run.start + run.period] - first)
 
 
-def _first_values(program: Program) -> Ints:
-    """How many values there are before each op at the top; in all, [num ops + 1]."""
-    made = np.array(
-        [value.producer for value in program.values[len(program.arguments) :]], np.int64
-    )
-    counts = np.bincount(made, minlength=len(program.ops))
-    return len(program.arguments) + np.concatenate([[0], np.cumsum(counts)])
+def _best(columns: Sequence[tuple[int, Ints]]) -> Ints | None:
+    """Layers of all blocks by what tells those of most; None if nothing does."""
+    best: Ints | None = None
+    for _, layers in columns:
+        known = layers[layers != NONE]
+        if len(np.unique(known)) < len(known):
+            continue
+        if best is None or len(known) > np.count_nonzero(best != NONE):
+            best = layers
+    return None if best is None else _extended(best, 2 * EDGE)
+
+
+def _move(layers: Ints, read: Ints) -> int | None:
+    """Of which next block what is read has the layers; None if that cannot be told.
+
+    Args:
+        layers: Of the blocks.
+        read: Layers of what they read at one place.
+    """
+    for move in (0, 1, -1):
+        moved = np.roll(layers, -move)
+        both = (moved != NONE) & (read != NONE)
+        both[: max(-move, 0)] = both[len(both) - max(move, 0) :] = False
+        if both.any() and (moved == read)[both].all():
+            return move
+    return None
 
 
 def _extended(layers: Ints, most_unknown: int) -> Ints | None:
