@@ -9,6 +9,7 @@ from tepdist.compiler import compile_plan
 from tepdist.frontends.jax import trace
 from tepdist.plans.types import Options
 from tepdist.search import structure
+from tepdist.search.alternatives import find_alternatives
 from tepdist.sharding import Mesh
 
 SPECS = {
@@ -71,6 +72,15 @@ def test_folding_changes_no_plan(traced, planned, cluster, options):
     assert sorted(map(priced, stage.collectives)) == sorted(
         map(priced, other.collectives)
     )
+
+
+def test_alternatives_of_a_layer_that_is_left_out_are_known(planned):
+    program = zoo.build(SPECS["mlp"])
+    traced = trace(program.train_step, (program.state, program.batch), {})
+    plan = planned(traced, "cpu:4", folds=True, mesh=Mesh.parse("2x2"))
+    inner, other = (find_alternatives(plan, f"params/{at}/w") for at in (9, 11))
+    assert len(inner) > 1
+    assert inner == other
 
 
 def priced(collective):

@@ -6,10 +6,12 @@ descent. So a cost is what a near plan with that choice would cost, an upper bou
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tepdist.analysis.folding import Folded
 from tepdist.analysis.groups import Group
 from tepdist.cost.pricing import Pricing
 from tepdist.errors import OptionsError
@@ -35,18 +37,20 @@ def find_alternatives(plan: Plan, name: str) -> tuple[Alternative, ...]:
     Returns:
         Empty for scalars and for values that are made anew wherever they are used.
     """
-    (stage,) = plan.stages
     matched = matched_values(plan.program, plan.options.constraints)
     structure = build_structure(
         plan.program, plan.roles, matched, device=plan.cluster.device
     )
+    folded = structure.folded
+    stage = _folded_stage(plan, folded)
+    matched = folded.kept(matched)
     found = _decider(structure, plan, name)
     if found is None:
         return ()
     group, output = found
     tensor = structure.groups[group].outputs[output]
     wanted = wanted_shardings(
-        plan.program,
+        structure.program,
         plan.options.constraints,
         {v: pattern for v, pattern in matched.items() if v != tensor.value},
         mesh=stage.mesh,
@@ -67,6 +71,16 @@ def find_alternatives(plan: Plan, name: str) -> tuple[Alternative, ...]:
     return tuple(sorted(others, key=lambda other: other.added_s))
 
 
+def _folded_stage(plan: Plan, folded: Folded) -> Stage:
+    """The plan's stage, with shardings of what stands for its program."""
+    (stage,) = plan.stages
+    return replace(
+        stage,
+        values=tuple(stage.values[value] for value in folded.kept_values.tolist()),
+        operands=tuple(stage.operands[op] for op in folded.kept_ops.tolist()),
+    )
+
+
 def _decider(structure: Structure, plan: Plan, name: str) -> tuple[int, int] | None:
     """Group and output that define the value of this name."""
     by_result = {
@@ -77,9 +91,10 @@ def _decider(structure: Structure, plan: Plan, name: str) -> tuple[int, int] | N
     value = by_value.get(name, by_result.get(name))
     if value is None:
         raise OptionsError(f"the plan has no value named {name!r}")
+    meant = int(structure.folded.values[value])
     for index, group in enumerate(structure.groups):
         for position, tensor in enumerate(group.outputs):
-            if tensor.value == value:
+            if tensor.value == meant:
                 return index, position
     return None
 
