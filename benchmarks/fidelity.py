@@ -13,12 +13,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 from machine import machine_lines
+
+from tepdist.cluster.presets import parse_cluster
 
 ASKED_MEMORY = 0.10
 ASKED_MEDIAN_MEMORY = 0.04
@@ -38,32 +40,66 @@ class Case:
         return f"{self.program} {self.cluster} {self.level}"
 
 
-CASES = tuple(
-    Case(f"zoo:{program}", cluster, level)
-    for program, cluster, level in (
-        ("gpt:117m:layers=4", "2x8xa100-80g", "O1"),
-        ("gpt:117m:layers=4", "2x8xa100-80g", "O2"),
-        ("gpt:345m:scan=true,batch=64", "8x8xh100", "O2"),
-        ("gpt:tiny", "8xh100", "O2"),
-        ("llama:8b:layers=2,batch=8,seq=2048", "8xb200", "O2"),
-        ("moe:380m:layers=2,batch=64", "8xa100-80g", "O2"),
-        ("moe_layer:hidden=1024,inner=4096,experts=16,seq=1024", "8xh100", "O2"),
-        ("bert:base:layers=4,batch=32", "2x8xh100", "O2"),
-        ("vgg:19:batch=64", "8xa100-80g", "O1"),
-        ("resnet:18:batch=64", "8xh100", "O1"),
-        ("unet:31m", "8xb200", "O1"),
-        ("mlp:width=4096,batch=4096", "8xa100-80g", "O2"),
-        ("gpt:layers=2,hidden=256,seq=256,batch=16,vocab=2048", "cpu:8", "O2"),
-        ("gpt:tiny:scan=true,layers=4", "cpu:8", "O2"),
-        ("llama:tiny", "cpu:8", "O2"),
-        ("moe:tiny", "cpu:8", "O2"),
-        ("bert:tiny", "cpu:8", "O2"),
-        ("vgg:small:batch=16", "cpu:8", "O1"),
-        ("resnet:tiny", "cpu:8", "O1"),
-        ("unet:small", "cpu:8", "O1"),
-        ("mlp:width=1024,batch=1024", "cpu:8", "O2"),
-    )
+# Clusters of GPUs, each of another generation.
+GPUS = ("8xa100-80g", "8x8xh100", "8xb200")
+LEVELS = ("O1", "O2")
+# Program and examples of each device: every family, its layers unrolled and scanned.
+ON_GPUS = (
+    ("bert:base:layers=4", 4),
+    ("bert:large:layers=8,scan=true", 4),
+    ("gpt:117m:layers=4", 4),
+    ("gpt:117m:layers=2,dtype=f32", 4),
+    ("gpt:345m:layers=8,scan=true", 4),
+    ("gpt:345m:layers=8,scan=true,remat=full", 4),
+    ("llama:8b:layers=2,seq=2048", 1),
+    ("llama:8b:layers=4,seq=2048,scan=true", 1),
+    ("mlp:width=4096", 512),
+    ("moe:380m:layers=2", 8),
+    ("moe_layer:hidden=1024,inner=4096,experts=64,seq=1024", 2),
+    ("resnet:18", 32),
+    ("resnet:50:dtype=bf16", 8),
+    ("transformer:hidden=1024,heads=16,seq=512", 2),
+    ("unet:31m", 2),
+    ("vgg:11:dtype=bf16", 8),
+    ("vgg:19", 8),
 )
+ON_CPUS = (
+    "bert:tiny",
+    "bert:tiny:layers=4,scan=true,remat=full",
+    "gpt:tiny",
+    "gpt:tiny:dtype=bf16",
+    "gpt:tiny:layers=4,remat=full",
+    "gpt:tiny:layers=4,scan=true",
+    "gpt:layers=2,hidden=256,seq=256,vocab=2048,batch=16",
+    "gpt:layers=4,hidden=256,seq=128,vocab=2048,batch=16,scan=true,remat=full",
+    "llama:tiny",
+    "llama:tiny:layers=4,scan=true,dtype=bf16",
+    "mlp:width=512,batch=512,dtype=bf16",
+    "mlp:width=1024,batch=1024",
+    "moe:tiny",
+    "moe:tiny:layers=4,scan=true",
+    "moe_layer",
+    "resnet:small:dtype=bf16",
+    "resnet:tiny",
+    "transformer",
+    "unet:small",
+    "unet:tiny",
+    "vgg:small:batch=16",
+    "vgg:tiny",
+)
+CPUS = "cpu:8"
+
+
+def all_cases() -> Iterator[Case]:
+    """Every program on every cluster that it is meant for, at every level."""
+    for cluster in GPUS:
+        num_devices = parse_cluster(cluster).num_devices
+        for program, examples in ON_GPUS:
+            joint = "," if "=" in program else ":"
+            sized = f"zoo:{program}{joint}batch={examples * num_devices}"
+            yield from (Case(sized, cluster, level) for level in LEVELS)
+    for program in ON_CPUS:
+        yield from (Case(f"zoo:{program}", CPUS, level) for level in LEVELS)
 
 
 @dataclass(frozen=True, slots=True)

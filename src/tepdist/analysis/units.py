@@ -149,6 +149,7 @@ def order_units(
                 number[unit[start]]: number[unit[end]]
                 for start, end in kernels.ends.items()
             },
+            alone=frozenset(number[unit[at]] for at in kernels.alone),
         )
     )
     groups = list(members.values())

@@ -58,6 +58,7 @@ class GraphBuilder:
         self._seconds: list[float] = []
         self._keys: dict[int, Hashable] = {}
         self._ends: dict[int, int] = {}
+        self._alone: set[int] = set()
 
     def add(
         self,
@@ -67,6 +68,7 @@ class GraphBuilder:
         is_given: bool = False,
         inner: int = 0,
         seconds: float = 0.0,
+        is_alone: bool = False,
     ) -> int:
         """Adds a kernel after all others; its number.
 
@@ -76,7 +78,10 @@ class GraphBuilder:
             is_given: Whether it is an argument.
             inner: Bytes that it needs besides while it runs [B].
             seconds: That it takes.
+            is_alone: Whether it runs beside no collective.
         """
+        if is_alone:
+            self._alone.add(len(self.bytes_))
         reads = tuple(reads)
         # Written over only if no read of it is more than pointwise.
         others = {at for at, is_pointwise in reads if not is_pointwise}
@@ -145,6 +150,7 @@ class GraphBuilder:
             reusable=tuple(self._reusable),
             seconds=tuple(self._seconds),
             ends=self._ends,
+            alone=frozenset(self._alone),
         )
         return Graph(kernels, self._keys, updates, self._siblings(users))
 

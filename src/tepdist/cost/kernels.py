@@ -273,7 +273,8 @@ class _Block:
             for position, value in enumerate(op.results)
             if value not in placed.lent and not op.keeps(position)
         )
-        at = self._graph.add(reads, bytes_, inner=inner)
+        is_alone = bool(graph.kernels.ends)
+        at = self._graph.add(reads, bytes_, inner=inner, is_alone=is_alone)
         for value in op.results:
             self._hold(value, at)
 
