@@ -131,7 +131,12 @@ class _Backwards:
             self._ready_s[user] + (own_s if user == end else _STEP_S)
             for user in self._kernels.users[at]
         )
-        return max(self._now_s, *after_s)
+        earliest_s = max(self._now_s, *after_s)
+        if at in self._kernels.bundled:
+            # What takes one of the results out of the bundle is a step of its own.
+            self._now_s = earliest_s
+            earliest_s += _STEP_S
+        return earliest_s
 
     def _push(self, at: int) -> None:
         if at in self._start_of:

@@ -33,6 +33,7 @@ class Kernels:
         seconds: That each takes; from a collective's start to its end.
         ends: Kernels that start a collective to those that end it.
         alone: Kernels that run beside no collective: loops with collectives inside.
+        bundled: Kernels that hand out several results at once.
     """
 
     operands: tuple[tuple[int, ...], ...]
@@ -45,6 +46,7 @@ class Kernels:
     seconds: tuple[float, ...]
     ends: Mapping[int, int]
     alone: frozenset[int] = frozenset()
+    bundled: frozenset[int] = frozenset()
 
 
 def breadth_first(kernels: Kernels) -> list[int]:

@@ -150,6 +150,11 @@ def order_units(
                 for start, end in kernels.ends.items()
             },
             alone=frozenset(number[unit[at]] for at in kernels.alone),
+            bundled=frozenset(
+                number[unit[at]]
+                for at in range(len(unit))
+                if unit[at] != at or at in kernels.bundled
+            ),
         )
     )
     groups = list(members.values())

@@ -5,6 +5,7 @@ Source:
     that come out.
 """
 
+import math
 from collections.abc import Sequence
 
 from tepdist.analysis.nodes import BARRIER, generated_values
@@ -14,7 +15,7 @@ from tepdist.cost.placed import Placed
 from tepdist.cost.resharding import resharding_steps
 from tepdist.cost.resharding_walk import Step
 from tepdist.program.graph import Op, Program
-from tepdist.sharding import Sharding
+from tepdist.sharding import Mesh, Sharding
 
 # Ops that any kernel takes in, besides the pointwise ones: they only pick elements.
 _MOVING = frozenset(
@@ -33,12 +34,43 @@ _MOVING = frozenset(
 ) | {BARRIER}
 # Kernels that take in what they read.
 REDUCE = "stablehlo.reduce"
+SELECT_AND_SCATTER = "stablehlo.select_and_scatter"
 _FUSING = frozenset({REDUCE})
+# Outside XLA:CPU pooling does so too, and its gradient with the image.
+_POOLING = frozenset({"stablehlo.reduce_window", SELECT_AND_SCATTER})
 _PRODUCT = "stablehlo.multiply"
 # GPUs that compute in f32 what is bf16.
 BEFORE_HOPPER = frozenset({"v100-16g", "a100-40g", "a100-80g"})
 # More sources than that are not told apart.
 _MOST_SOURCES = 8
+
+
+# Elements of a row that XLA:GPU keeps in registers, of which a block has 65,536: it
+# leaves a fifth free, and rows take powers of two.
+_MOST_ROW_ELEMENTS = 2**15
+
+
+def reduces_rows(
+    op: Op, shape: tuple[int, ...], lies: Sharding, mesh: Mesh
+) -> bool:
+    """Whether a reduction goes along rows that a kernel can keep while it goes on.
+
+    Args:
+        op: The reduction.
+        shape: Of what it reduces.
+        lies: How that lies.
+        mesh: On this mesh.
+    """
+    if op.rule is None or not shape:
+        return False
+    local = lies.local_shape(shape, mesh)
+    is_reduced = [
+        op.rule.reduction.issuperset(factors) for factors in op.rule.operands[0]
+    ]
+    row = math.prod(
+        extent for extent, reduced in zip(local, is_reduced, strict=True) if reduced
+    )
+    return is_reduced[-1] and row <= _MOST_ROW_ELEMENTS
 
 
 class Fusion:
@@ -139,6 +171,8 @@ class Fusion:
             needed.update(op.operands)
         elif op.kind in _FUSING and is_cpu:
             needed |= self._reduced(op)
+        elif op.kind in _POOLING and not is_cpu:
+            needed.update(op.operands[1:])
         elif not self.is_taken_in(op) and op.kind not in _FUSING:
             needed.update(
                 value

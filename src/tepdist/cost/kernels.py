@@ -11,22 +11,26 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from tepdist.analysis.nodes import BARRIER, BROADCAST, source_sharding
-from tepdist.cost.fusion import REDUCE, Fusion
+from tepdist.cost.fusion import REDUCE, SELECT_AND_SCATTER, Fusion, reduces_rows
 from tepdist.cost.kernel_graph import Graph, GraphBuilder, Reads
 from tepdist.cost.kernel_times import kernel_s
+from tepdist.cost.layouts import CONVOLUTION
 from tepdist.cost.placed import Placed
-from tepdist.program.graph import DTYPE_BYTES, Op
+from tepdist.program.graph import DTYPE_BYTES, Op, Program
 from tepdist.sharding import Sharding
 
 # Ops that write into their first operand if nothing reads it later.
 _UPDATING = frozenset({"stablehlo.dynamic_update_slice", "stablehlo.scatter"})
-_SELECT_AND_SCATTER = "stablehlo.select_and_scatter"
 # Ops that give what they read another name or shape, in the same place.
 _RENAMING = frozenset({BARRIER, "stablehlo.reshape"})
+# Ops that pick elements: those that pick all of them do nothing.
+_PICKING = frozenset({"stablehlo.pad", "stablehlo.slice"})
 _INDEX_BYTES = 4
 
 
 Read = tuple[int, Sharding]
+# A constant's signature, and the shape and sharding that it fills.
+Fill = tuple[str, tuple[int, ...], Sharding]
 # A block -> its peak [B].
 Peak = Callable[[Graph], int]
 
@@ -49,6 +53,7 @@ class _Blocks:
         self.placed, self.peak = placed, peak
         self.fusion = Fusion(placed)
         self._sources: dict[tuple[str, Sharding], Sharding] = {}
+        self._scattered = _scattered(placed) if placed.platform != "cpu" else set()
         self._ops: dict[int | None, list[Op]] = defaultdict(list)
         for op in placed.program.ops:
             self._ops[op.parent].append(op)
@@ -61,6 +66,17 @@ class _Blocks:
         for op in self._ops[parent]:
             block.add(op)
         return block.finish(results), block.outside
+
+    def fill(self, value: int, wanted: Sharding) -> Fill | None:
+        """What is scattered into with all elements as in a value; None if nothing."""
+        producer = self.placed.program.values[value].producer
+        if producer is None or not self._scattered:
+            return None
+        op = self.placed.program.ops[producer]
+        if op.kind != BROADCAST:
+            return None
+        found = _fill(self.placed.program, op.operands[0], value, wanted)
+        return found if found in self._scattered else None
 
     def source_sharding(self, broadcast: Op, wanted: Sharding) -> Sharding:
         """How a broadcast's operand must lie for the result to lie as wanted."""
@@ -85,6 +101,7 @@ class _Block:
         self._transposed: dict[Read, int] = {}
         self._narrow: dict[int, int] = {}
         self._fused: dict[int, Reads] = {}
+        self._fills: dict[Fill, int] = {}
         self.outside: list[Read] = []
         self._graph = GraphBuilder(self._placed)
         for value in given:
@@ -98,7 +115,7 @@ class _Block:
             return
         if not self._fusion.generated.isdisjoint(op.results):
             return
-        if op.kind in _RENAMING:
+        if self._is_renaming(op):
             self._rename(op)
             return
         is_kernel = not op.results or not self._fusion.stored.isdisjoint(op.results)
@@ -127,14 +144,17 @@ class _Block:
         reads = self._op_reads(op)
         if op.kind in _UPDATING:
             reads = self._updating_reads(op, reads)
-        if op.kind == _SELECT_AND_SCATTER:
+        if op.kind == SELECT_AND_SCATTER:
             reads = self._scattering_reads(op)
         partial = placed.partial.get(op.index)
         bytes_ = sum(self._result_bytes(op, value) for value in op.results)
         seconds = self._kernel_s(op, reads)
         held: tuple[int, ...]
         if partial is None:
-            held = (self._graph.add(reads, bytes_, seconds=seconds),)
+            # A library hands out its work space with a convolution's result.
+            is_bundled = op.kind == CONVOLUTION or len(op.results) > 1
+            at = self._graph.add(reads, bytes_, seconds=seconds, is_bundled=is_bundled)
+            held = (at,)
         else:
             made = math.ceil(partial.bytes_ / placed.alignment) * placed.alignment
             at = self._graph.add(reads, made, seconds=seconds)
@@ -143,7 +163,7 @@ class _Block:
             held = self._graph.add_collective(
                 (at,), bytes_, key=key, payload=partial.bytes_
             )
-        self._note_elements(op, held[0] if partial is None else at)
+        self._note_elements(op, at)
         for value in op.results:
             self._number[value] = held[0]
             self._held[value] = held
@@ -156,6 +176,8 @@ class _Block:
         if op.kind == REDUCE:
             value, lies = op.operands[0], placed.operands[op.index][0]
             noted = self._graph.reductions
+            if reduces_rows(op, values[value].shape, lies, placed.mesh):
+                self._graph.rows.add(kernel)
         elif self._fusion.is_taken_in(op):
             value = op.results[0]
             lies, noted = placed.values[value], self._graph.loops
@@ -176,6 +198,12 @@ class _Block:
         self._number[value] = kernel
         self._held[value] = (kernel,)
 
+    def _is_renaming(self, op: Op) -> bool:
+        if op.kind not in _PICKING or self._placed.platform == "cpu":
+            return op.kind in _RENAMING
+        values = self._program.values
+        return values[op.operands[0]].shape == values[op.results[0]].shape
+
     def _rename(self, op: Op) -> None:
         """A reshape or barrier: its results lie where its operands do.
 
@@ -187,7 +215,7 @@ class _Block:
             first = (self._graph.add(self._op_reads(op), 0),)
         wanted = self._placed.operands[op.index]
         for value, result, sharding in zip(
-            op.operands, op.results, wanted, strict=True
+            op.operands, op.results, wanted, strict=False
         ):
             reads = tuple(self._read(value, sharding))
             self._fused[result] = (*reads, *((at, False) for at in first))
@@ -240,11 +268,21 @@ class _Block:
         else:
             itemsize = DTYPE_BYTES.get(self._program.values[image].dtype, 0)
             bytes_ += math.ceil(elements * itemsize)
-        places = self._graph.add(read_image, bytes_)
+        places = self._graph.add(read_image, bytes_, is_bundled=True)
         (result,) = op.results
-        made = self._graph.add((), self._result_bytes(op, result))
+        made = self._graph.add(
+            [(at, True) for at in self._filled(op, wanted[0])],
+            self._result_bytes(op, result),
+        )
         read = self._read(source, wanted[1])
         return ((places, False), *((at, False) for at, _ in read), (made, True))
+
+    def _filled(self, op: Op, wanted: Sharding) -> tuple[int, ...]:
+        """The elements that others read too and that a scatter starts from."""
+        program, image = self._program, op.operands[0]
+        fill = _fill(program, op.operands[2], image, wanted)
+        at = self._fills.get(fill) if fill is not None else None
+        return () if at is None else (at,)
 
     def _result_bytes(self, op: Op, value: int) -> int:
         if value in self._placed.lent or value not in self._fusion.stored:
@@ -274,12 +312,17 @@ class _Block:
             if value not in placed.lent and not op.keeps(position)
         )
         is_alone = bool(graph.kernels.ends)
-        at = self._graph.add(reads, bytes_, inner=inner, is_alone=is_alone)
+        at = self._graph.add(
+            reads, bytes_, inner=inner, seconds=0.0, is_alone=is_alone
+        )
         for value in op.results:
             self._hold(value, at)
 
     def _read_captured(self, outside: Iterable[Read]) -> list[tuple[int, bool]]:
-        """What a loop reads of what was made before it: handed in, so in memory."""
+        """What a loop reads of what was made before it: handed in, so in memory.
+
+        But for constants, which are made in it.
+        """
         reads: list[tuple[int, bool]] = []
         for value, wanted in dict.fromkeys(outside):
             found = self._read(value, wanted)
@@ -295,7 +338,12 @@ class _Block:
             producer is not None
             and self._program.ops[producer].kind == BROADCAST
             and self._fusion.scope(value) == self._parent
+            and not self._is_constant(self._program.ops[producer].operands[0])
         )
+
+    def _is_constant(self, value: int) -> bool:
+        producer = self._program.values[value].producer
+        return producer is not None and not self._program.ops[producer].operands
 
     def _op_reads(self, op: Op) -> Reads:
         is_pointwise = op.index in self._placed.pointwise
@@ -353,6 +401,9 @@ class _Block:
             self.outside.append((value, wanted))
             return ()
         if value in self._fusion.generated:
+            fill = self._blocks.fill(value, wanted)
+            if fill is not None:
+                return ((self._read_fill(fill, value, wanted), False),)
             producer = self._program.values[value].producer
             assert producer is not None
             return self._read_source(self._program.ops[producer], wanted)
@@ -382,6 +433,13 @@ class _Block:
             self._held[value], bytes_, key=key, payload=payload
         )
 
+    def _read_fill(self, fill: Fill, value: int, wanted: Sharding) -> int:
+        """A constant that is scattered into, so in memory for whoever reads it."""
+        if fill not in self._fills:
+            bytes_ = self._placed.bytes_(value, wanted)
+            self._fills[fill] = self._graph.add((), bytes_)
+        return self._fills[fill]
+
     def _read_source(self, op: Op, wanted: Sharding) -> Reads:
         """What a generated value is made of."""
         if not op.operands:
@@ -389,3 +447,29 @@ class _Block:
         (source,) = op.operands
         lies = self._blocks.source_sharding(op, wanted)
         return tuple((at, False) for at, _ in self._read(source, lies))
+
+
+def _scattered(placed: Placed) -> set[Fill | None]:
+    """What gradients of pooling start from."""
+    return {
+        _fill(
+            placed.program, op.operands[2], op.operands[0], placed.operands[op.index][0]
+        )
+        for op in placed.program.ops
+        if op.kind == SELECT_AND_SCATTER
+    }
+
+
+def _fill(program: Program, scalar: int, shape: int, lies: Sharding) -> Fill | None:
+    """A tensor of one constant; None if the scalar is none.
+
+    Args:
+        program: Any.
+        scalar: The constant.
+        shape: A value of the tensor's shape.
+        lies: How it lies.
+    """
+    producer = program.values[scalar].producer
+    if producer is None or program.ops[producer].operands:
+        return None
+    return program.ops[producer].signature, program.values[shape].shape, lies
