@@ -39,6 +39,8 @@ _FUSING = frozenset({REDUCE})
 # Outside XLA:CPU pooling does so too, and its gradient with the image.
 _POOLING = frozenset({"stablehlo.reduce_window", SELECT_AND_SCATTER})
 _PRODUCT = "stablehlo.multiply"
+_CONVERT = "stablehlo.convert"
+_EXPONENTIAL = "stablehlo.exponential"
 # GPUs that compute in f32 what is bf16.
 BEFORE_HOPPER = frozenset({"v100-16g", "a100-40g", "a100-80g"})
 # More sources than that are not told apart.
@@ -153,8 +155,41 @@ class Fusion:
             if not self.is_taken_in(op):
                 stored.update(op.results)
             elif op.kind in self._placed.expensive:
-                stored.update(v for v in op.results if len(self._users[v]) > 1)
+                stored.update(v for v in op.results if self._is_kept(op, v))
         return stored
+
+    def _is_kept(self, op: Op, value: int) -> bool:
+        """Whether what takes long to compute is stored rather than computed again.
+
+        XLA:GPU computes an exponential again where that takes no conversion, along
+        rows that no kernel can keep.
+        """
+        users = self._users[value]
+        if len(users) < 2 or op.kind != _EXPONENTIAL or self._placed.platform != "gpu":
+            return len(users) > 1
+        if all(self._reduces_rows(user) for user in users if user.kind == REDUCE):
+            return True
+        return self._is_converted(op)
+
+    def _is_converted(self, op: Op) -> bool:
+        """Whether a kernel that computes an op converts what it reads."""
+        pending, seen = [op], {op.index}
+        while pending:
+            now = pending.pop()
+            if now.kind == _CONVERT:
+                return True
+            for value in now.operands:
+                producer = self._program.values[value].producer
+                if producer is None or producer in seen or not self._taken_in[producer]:
+                    continue
+                seen.add(producer)
+                pending.append(self._program.ops[producer])
+        return False
+
+    def _reduces_rows(self, op: Op) -> bool:
+        shape = self._program.values[op.operands[0]].shape
+        lies = self._placed.operands[op.index][0]
+        return reduces_rows(op, shape, lies, self._placed.mesh)
 
     def _needed_by(self, op: Op) -> set[int]:
         """Operands that must be in memory for an op to read them."""
