@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from tepdist.analysis.nodes import BARRIER, generated_values
 from tepdist.cost.cpu_reductions import CpuReduction, cpu_reduction
-from tepdist.cost.layouts import TRANSPOSING, transposed
+from tepdist.cost.layouts import CONVOLUTION, TRANSPOSING, transposed
 from tepdist.cost.placed import Placed
 from tepdist.cost.resharding import resharding_steps
 from tepdist.cost.resharding_walk import Step
@@ -39,6 +39,8 @@ _FUSING = frozenset({REDUCE})
 # Outside XLA:CPU pooling does so too, and its gradient with the image.
 _POOLING = frozenset({"stablehlo.reduce_window", SELECT_AND_SCATTER})
 _PRODUCT = "stablehlo.multiply"
+# Chooses elements as they are, so in half precision too.
+_SELECT = "stablehlo.select"
 _CONVERT = "stablehlo.convert"
 _EXPONENTIAL = "stablehlo.exponential"
 # GPUs that compute in f32 what is bf16.
@@ -52,10 +54,10 @@ _MOST_SOURCES = 8
 _MOST_ROW_ELEMENTS = 2**15
 
 
-def reduces_rows(
+def reduced_extent(
     op: Op, shape: tuple[int, ...], lies: Sharding, mesh: Mesh
-) -> bool:
-    """Whether a reduction goes along rows that a kernel can keep while it goes on.
+) -> tuple[int, bool]:
+    """How many elements a reduction makes one of on one device, and whether of rows.
 
     Args:
         op: The reduction.
@@ -64,15 +66,17 @@ def reduces_rows(
         mesh: On this mesh.
     """
     if op.rule is None or not shape:
-        return False
-    local = lies.local_shape(shape, mesh)
+        return 1, False
     is_reduced = [
         op.rule.reduction.issuperset(factors) for factors in op.rule.operands[0]
     ]
-    row = math.prod(
-        extent for extent, reduced in zip(local, is_reduced, strict=True) if reduced
-    )
-    return is_reduced[-1] and row <= _MOST_ROW_ELEMENTS
+    extents = zip(lies.local_shape(shape, mesh), is_reduced, strict=True)
+    return math.prod(size for size, reduced in extents if reduced), is_reduced[-1]
+
+
+def keeps_rows(extent: int, *, are_rows: bool) -> bool:
+    """Whether a kernel can keep what it reduces while it goes on."""
+    return are_rows and extent <= _MOST_ROW_ELEMENTS
 
 
 class Fusion:
@@ -138,9 +142,25 @@ class Fusion:
             self._transposes[key] = transposed(op, position, platform=platform)
         return self._transposes[key]
 
+    def reverses(self, op: Op, value: int) -> bool:
+        """Whether a library's convolution reads a value backwards: a kernel's gradient."""
+        producer = self._program.values[value].producer
+        return (
+            op.kind == CONVOLUTION
+            and self._placed.platform != "cpu"
+            and producer is not None
+            and self._program.ops[producer].kind == "stablehlo.reverse"
+        )
+
     def is_taken_in(self, op: Op) -> bool:
         """Whether the kernels that read an op's result can compute it."""
         return self._taken_in[op.index]
+
+    def reduced_extent(self, op: Op) -> tuple[int, bool]:
+        """As the function of that name."""
+        shape = self._program.values[op.operands[0]].shape
+        lies = self._placed.operands[op.index][0]
+        return reduced_extent(op, shape, lies, self._placed.mesh)
 
     def scope(self, value: int) -> int | None:
         """Op in whose region a value is defined; None at the top."""
@@ -187,9 +207,8 @@ class Fusion:
         return False
 
     def _reduces_rows(self, op: Op) -> bool:
-        shape = self._program.values[op.operands[0]].shape
-        lies = self._placed.operands[op.index][0]
-        return reduces_rows(op, shape, lies, self._placed.mesh)
+        extent, are_rows = self.reduced_extent(op)
+        return keeps_rows(extent, are_rows=are_rows)
 
     def _needed_by(self, op: Op) -> set[int]:
         """Operands that must be in memory for an op to read them."""
@@ -212,7 +231,7 @@ class Fusion:
             needed.update(
                 value
                 for position, value in enumerate(op.operands)
-                if not self.transposes(op, position)
+                if not self.transposes(op, position) and not self.reverses(op, value)
             )
         return needed
 
@@ -248,7 +267,7 @@ class Fusion:
         return {
             value
             for op in self._program.ops
-            if op.index in self._placed.pointwise
+            if op.index in self._placed.pointwise and op.kind != _SELECT
             for value in op.results
             if value in self.stored
             and value not in self.handed_on

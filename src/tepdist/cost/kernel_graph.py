@@ -24,7 +24,7 @@ class Graph:
         keys: Collectives to what those that may be combined share.
         updates: Argument to the kernel that writes over it.
         siblings: Pairs that a compiler makes one kernel of if it can: a reduction, and
-            a loop over the same elements that shares an operand with it.
+            a loop over the same elements that it reads or shares an operand with.
     """
 
     kernels: Kernels
@@ -174,10 +174,13 @@ class GraphBuilder:
     def _siblings(self, users: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
         least = max(self.reductions.values(), default=0) // _SMALL
         return [
-            (at, user)
+            pair
             for at, elements in self.reductions.items()
             if elements >= least
             for operand in self._operands[at]
-            for user in users[operand]
-            if self.loops.get(user) == elements
+            for pair in (
+                (operand, at),
+                *((at, user) for user in users[operand] if user != at),
+            )
+            if self.loops.get(pair[0] if pair[1] == at else pair[1]) == elements
         ]

@@ -11,7 +11,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from tepdist.analysis.nodes import BARRIER, BROADCAST, source_sharding
-from tepdist.cost.fusion import REDUCE, SELECT_AND_SCATTER, Fusion, reduces_rows
+from tepdist.cost.fusion import (
+    REDUCE,
+    SELECT_AND_SCATTER,
+    Fusion,
+    keeps_rows,
+)
 from tepdist.cost.kernel_graph import Graph, GraphBuilder, Reads
 from tepdist.cost.kernel_times import kernel_s
 from tepdist.cost.layouts import CONVOLUTION
@@ -176,7 +181,8 @@ class _Block:
         if op.kind == REDUCE:
             value, lies = op.operands[0], placed.operands[op.index][0]
             noted = self._graph.reductions
-            if reduces_rows(op, values[value].shape, lies, placed.mesh):
+            extent, are_rows = self._fusion.reduced_extent(op)
+            if keeps_rows(extent, are_rows=are_rows):
                 self._graph.rows.add(kernel)
         elif self._fusion.is_taken_in(op):
             value = op.results[0]
