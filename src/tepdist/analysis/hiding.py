@@ -31,7 +31,7 @@ from collections.abc import Sequence
 
 from tepdist.analysis.schedule import Kernels, least_memory
 
-# From a kernel to those that read it, and what starting or ending a collective takes [s].
+# From a kernel to those that read it; also to start or end a collective [s].
 _STEP_S = 1e-6
 
 
@@ -191,7 +191,7 @@ class _Backwards:
         return stall_s, -self._chain_s[end], -self._place[end]
 
     def _with_longest_chain(self) -> list[int]:
-        """Kernels that keep nobody waiting, those with the longest chain before them."""
+        """Of the kernels that keep nobody waiting those with the longest chains."""
         while self._chains and not self._due[-self._chains[0]]:
             heapq.heappop(self._chains)
         found = self._due[-self._chains[0]] if self._chains else []

@@ -5,6 +5,7 @@ Source:
     that come out.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ from tepdist.cost.placed import Placed
 from tepdist.cost.resharding import resharding_steps
 from tepdist.cost.resharding_walk import Step
 from tepdist.program.graph import Op, Program
-from tepdist.sharding import Mesh, Sharding
+from tepdist.sharding import Sharding
 
 # Ops that any kernel takes in, besides the pointwise ones: they only pick elements.
 _MOVING = frozenset(
@@ -52,31 +53,6 @@ _MOST_SOURCES = 8
 # Elements of a row that XLA:GPU keeps in registers, of which a block has 65,536: it
 # leaves a fifth free, and rows take powers of two.
 _MOST_ROW_ELEMENTS = 2**15
-
-
-def reduced_extent(
-    op: Op, shape: tuple[int, ...], lies: Sharding, mesh: Mesh
-) -> tuple[int, bool]:
-    """How many elements a reduction makes one of on one device, and whether of rows.
-
-    Args:
-        op: The reduction.
-        shape: Of what it reduces.
-        lies: How that lies.
-        mesh: On this mesh.
-    """
-    if op.rule is None or not shape:
-        return 1, False
-    is_reduced = [
-        op.rule.reduction.issuperset(factors) for factors in op.rule.operands[0]
-    ]
-    extents = zip(lies.local_shape(shape, mesh), is_reduced, strict=True)
-    return math.prod(size for size, reduced in extents if reduced), is_reduced[-1]
-
-
-def keeps_rows(extent: int, *, are_rows: bool) -> bool:
-    """Whether a kernel can keep what it reduces while it goes on."""
-    return are_rows and extent <= _MOST_ROW_ELEMENTS
 
 
 class Fusion:
@@ -143,7 +119,7 @@ class Fusion:
         return self._transposes[key]
 
     def reverses(self, op: Op, value: int) -> bool:
-        """Whether a library's convolution reads a value backwards: a kernel's gradient."""
+        """Whether a library's convolution reads a value as it is, not reversed."""
         producer = self._program.values[value].producer
         return (
             op.kind == CONVOLUTION
@@ -156,11 +132,17 @@ class Fusion:
         """Whether the kernels that read an op's result can compute it."""
         return self._taken_in[op.index]
 
-    def reduced_extent(self, op: Op) -> tuple[int, bool]:
-        """As the function of that name."""
+    def keeps_rows(self, op: Op) -> bool:
+        """Whether a reduction goes along rows that a kernel keeps while it goes on."""
         shape = self._program.values[op.operands[0]].shape
-        lies = self._placed.operands[op.index][0]
-        return reduced_extent(op, shape, lies, self._placed.mesh)
+        if op.rule is None or not shape:
+            return False
+        local = self._placed.operands[op.index][0].local_shape(shape, self._placed.mesh)
+        reduced = [
+            op.rule.reduction.issuperset(factors) for factors in op.rule.operands[0]
+        ]
+        row = math.prod(itertools.compress(local, reduced))
+        return reduced[-1] and row <= _MOST_ROW_ELEMENTS
 
     def scope(self, value: int) -> int | None:
         """Op in whose region a value is defined; None at the top."""
@@ -187,7 +169,7 @@ class Fusion:
         users = self._users[value]
         if len(users) < 2 or op.kind != _EXPONENTIAL or self._placed.platform != "gpu":
             return len(users) > 1
-        if all(self._reduces_rows(user) for user in users if user.kind == REDUCE):
+        if all(self.keeps_rows(user) for user in users if user.kind == REDUCE):
             return True
         return self._is_converted(op)
 
@@ -205,10 +187,6 @@ class Fusion:
                 seen.add(producer)
                 pending.append(self._program.ops[producer])
         return False
-
-    def _reduces_rows(self, op: Op) -> bool:
-        extent, are_rows = self.reduced_extent(op)
-        return keeps_rows(extent, are_rows=are_rows)
 
     def _needed_by(self, op: Op) -> set[int]:
         """Operands that must be in memory for an op to read them."""

@@ -11,17 +11,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from tepdist.analysis.nodes import BARRIER, BROADCAST, source_sharding
-from tepdist.cost.fusion import (
-    REDUCE,
-    SELECT_AND_SCATTER,
-    Fusion,
-    keeps_rows,
-)
+from tepdist.cost.fills import Fill, Fills
+from tepdist.cost.fusion import REDUCE, SELECT_AND_SCATTER, Fusion
 from tepdist.cost.kernel_graph import Graph, GraphBuilder, Reads
 from tepdist.cost.kernel_times import kernel_s
 from tepdist.cost.layouts import CONVOLUTION
 from tepdist.cost.placed import Placed
-from tepdist.program.graph import DTYPE_BYTES, Op, Program
+from tepdist.program.graph import DTYPE_BYTES, Op
 from tepdist.sharding import Sharding
 
 # Ops that write into their first operand if nothing reads it later.
@@ -34,8 +30,6 @@ _INDEX_BYTES = 4
 
 
 Read = tuple[int, Sharding]
-# A constant's signature, and the shape and sharding that it fills.
-Fill = tuple[str, tuple[int, ...], Sharding]
 # A block -> its peak [B].
 Peak = Callable[[Graph], int]
 
@@ -58,7 +52,7 @@ class _Blocks:
         self.placed, self.peak = placed, peak
         self.fusion = Fusion(placed)
         self._sources: dict[tuple[str, Sharding], Sharding] = {}
-        self._scattered = _scattered(placed) if placed.platform != "cpu" else set()
+        self.fills = Fills(placed)
         self._ops: dict[int | None, list[Op]] = defaultdict(list)
         for op in placed.program.ops:
             self._ops[op.parent].append(op)
@@ -71,17 +65,6 @@ class _Blocks:
         for op in self._ops[parent]:
             block.add(op)
         return block.finish(results), block.outside
-
-    def fill(self, value: int, wanted: Sharding) -> Fill | None:
-        """What is scattered into with all elements as in a value; None if nothing."""
-        producer = self.placed.program.values[value].producer
-        if producer is None or not self._scattered:
-            return None
-        op = self.placed.program.ops[producer]
-        if op.kind != BROADCAST:
-            return None
-        found = _fill(self.placed.program, op.operands[0], value, wanted)
-        return found if found in self._scattered else None
 
     def source_sharding(self, broadcast: Op, wanted: Sharding) -> Sharding:
         """How a broadcast's operand must lie for the result to lie as wanted."""
@@ -106,7 +89,7 @@ class _Block:
         self._transposed: dict[Read, int] = {}
         self._narrow: dict[int, int] = {}
         self._fused: dict[int, Reads] = {}
-        self._fills: dict[Fill, int] = {}
+        self._fills: dict[Fill | None, int] = {}
         self.outside: list[Read] = []
         self._graph = GraphBuilder(self._placed)
         for value in given:
@@ -181,8 +164,7 @@ class _Block:
         if op.kind == REDUCE:
             value, lies = op.operands[0], placed.operands[op.index][0]
             noted = self._graph.reductions
-            extent, are_rows = self._fusion.reduced_extent(op)
-            if keeps_rows(extent, are_rows=are_rows):
+            if self._fusion.keeps_rows(op):
                 self._graph.rows.add(kernel)
         elif self._fusion.is_taken_in(op):
             value = op.results[0]
@@ -276,19 +258,12 @@ class _Block:
             bytes_ += math.ceil(elements * itemsize)
         places = self._graph.add(read_image, bytes_, is_bundled=True)
         (result,) = op.results
-        made = self._graph.add(
-            [(at, True) for at in self._filled(op, wanted[0])],
-            self._result_bytes(op, result),
-        )
+        # What it starts from is a copy, if others read that too.
+        start = self._fills.get(self._blocks.fills.scattered_into(op))
+        read_start = () if start is None else ((start, True),)
+        made = self._graph.add(read_start, self._result_bytes(op, result))
         read = self._read(source, wanted[1])
         return ((places, False), *((at, False) for at, _ in read), (made, True))
-
-    def _filled(self, op: Op, wanted: Sharding) -> tuple[int, ...]:
-        """The elements that others read too and that a scatter starts from."""
-        program, image = self._program, op.operands[0]
-        fill = _fill(program, op.operands[2], image, wanted)
-        at = self._fills.get(fill) if fill is not None else None
-        return () if at is None else (at,)
 
     def _result_bytes(self, op: Op, value: int) -> int:
         if value in self._placed.lent or value not in self._fusion.stored:
@@ -318,9 +293,7 @@ class _Block:
             if value not in placed.lent and not op.keeps(position)
         )
         is_alone = bool(graph.kernels.ends)
-        at = self._graph.add(
-            reads, bytes_, inner=inner, seconds=0.0, is_alone=is_alone
-        )
+        at = self._graph.add(reads, bytes_, inner=inner, seconds=0.0, is_alone=is_alone)
         for value in op.results:
             self._hold(value, at)
 
@@ -407,7 +380,7 @@ class _Block:
             self.outside.append((value, wanted))
             return ()
         if value in self._fusion.generated:
-            fill = self._blocks.fill(value, wanted)
+            fill = self._blocks.fills.read(value, wanted)
             if fill is not None:
                 return ((self._read_fill(fill, value, wanted), False),)
             producer = self._program.values[value].producer
@@ -453,29 +426,3 @@ class _Block:
         (source,) = op.operands
         lies = self._blocks.source_sharding(op, wanted)
         return tuple((at, False) for at, _ in self._read(source, lies))
-
-
-def _scattered(placed: Placed) -> set[Fill | None]:
-    """What gradients of pooling start from."""
-    return {
-        _fill(
-            placed.program, op.operands[2], op.operands[0], placed.operands[op.index][0]
-        )
-        for op in placed.program.ops
-        if op.kind == SELECT_AND_SCATTER
-    }
-
-
-def _fill(program: Program, scalar: int, shape: int, lies: Sharding) -> Fill | None:
-    """A tensor of one constant; None if the scalar is none.
-
-    Args:
-        program: Any.
-        scalar: The constant.
-        shape: A value of the tensor's shape.
-        lies: How it lies.
-    """
-    producer = program.values[scalar].producer
-    if producer is None or program.ops[producer].operands:
-        return None
-    return program.ops[producer].signature, program.values[shape].shape, lies
