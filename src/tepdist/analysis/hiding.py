@@ -195,7 +195,10 @@ class _Backwards:
         while self._chains and not self._due[-self._chains[0]]:
             heapq.heappop(self._chains)
         found = self._due[-self._chains[0]] if self._chains else []
-        if self._under_way or not self._loops:
+        is_blocked = self._under_way and (
+            found or self._stalled or self._start is not None
+        )
+        if is_blocked or not self._loops:
             return found
         longest_s = max(self._chain_s[at] for at in (*found[:1], *self._loops))
         return [at for at in (*found, *self._loops) if self._chain_s[at] == longest_s]
