@@ -39,7 +39,8 @@ def combine(
     """Which kernels start together: for each the first of those that do.
 
     Kernels of one key that do not wait for one another are combined, in their order,
-    as long as they make no more than a limit together.
+    as long as they make no more than a limit together: those that others wait for, and
+    those that none waits for.
 
     Args:
         kernels: Any.
@@ -47,15 +48,16 @@ def combine(
         limit_bytes: Of what one combined kernel makes [B].
     """
     unit = list(range(len(kernels.operands)))
-    alike: dict[Hashable, list[int]] = {}
-    for at in sorted(keys):
-        if kernels.bytes_[at] < limit_bytes:
-            alike.setdefault(keys[at], []).append(at)
-    marked = {
-        at: bit for bit, at in enumerate(sorted(itertools.chain(*alike.values())))
-    }
+    small = [at for at in sorted(keys) if kernels.bytes_[at] < limit_bytes]
+    marked = {at: bit for bit, at in enumerate(small)}
     found = ancestors(kernels.operands, marked, range(len(unit)))
-    waits_for = {at: found[at] for at in marked}
+    waits_for = {at: found[at] for at in small}
+    waited_for = 0
+    for at in small:
+        waited_for |= found[at] & ~(1 << marked[at])
+    alike: dict[Hashable, list[int]] = {}
+    for at in small:
+        alike.setdefault((keys[at], waited_for >> marked[at] & 1), []).append(at)
     for waiting in alike.values():
         while len(waiting) > 1:
             group = _independent(
