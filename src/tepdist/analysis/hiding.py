@@ -132,7 +132,7 @@ class _Backwards:
             for user in self._kernels.users[at]
         )
         earliest_s = max(self._now_s, *after_s)
-        if at in self._kernels.bundled:
+        if at in self._kernels.bundled and end is None:
             # What takes one of the results out of the bundle is a step of its own.
             self._now_s = earliest_s
             earliest_s += _STEP_S
