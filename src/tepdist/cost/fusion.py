@@ -109,9 +109,11 @@ class Fusion:
         return self._steps[key]
 
     def transposes(self, op: Op, position: int) -> bool:
-        """Whether an op reads an operand through a transposed copy."""
+        """Whether an op reads an operand through a transposed or widened copy."""
         if op.kind not in TRANSPOSING:
             return False
+        if self._placed.is_widened(op.operands[position]):
+            return True
         key = (op.signature, position)
         if key not in self._transposes:
             platform = self._placed.platform
@@ -198,8 +200,7 @@ class Fusion:
             if sharding is not values[value] and self.moves(value, sharding)
         }
         is_cpu = self._placed.platform == "cpu"
-        if op.kind == BARRIER and not is_cpu:
-            # XLA:CPU drops barriers at once, others when all else is settled.
+        if op.kind == BARRIER and not self._placed.drops_barriers:
             needed.update(op.operands)
         elif op.kind in _FUSING and is_cpu:
             needed |= self._reduced(op)

@@ -15,7 +15,7 @@ from tepdist.cost.fills import Fill, Fills
 from tepdist.cost.fusion import REDUCE, SELECT_AND_SCATTER, Fusion
 from tepdist.cost.kernel_graph import Graph, GraphBuilder, Reads
 from tepdist.cost.kernel_times import kernel_s
-from tepdist.cost.layouts import CONVOLUTION
+from tepdist.cost.layouts import CONVOLUTION, TRANSPOSING
 from tepdist.cost.placed import Placed
 from tepdist.program.graph import DTYPE_BYTES, Op
 from tepdist.sharding import Sharding
@@ -141,6 +141,7 @@ class _Block:
         if partial is None:
             # A library hands out its work space with a convolution's result.
             is_bundled = op.kind == CONVOLUTION or len(op.results) > 1
+            reads = self._before_rounding(op, reads)
             at = self._graph.add(reads, bytes_, seconds=seconds, is_bundled=is_bundled)
             held = (at,)
         else:
@@ -155,6 +156,15 @@ class _Block:
         for value in op.results:
             self._number[value] = held[0]
             self._held[value] = held
+
+    def _before_rounding(self, op: Op, reads: Reads) -> Reads:
+        """What makes a kernel's result: on CPUs a product that is wider than it."""
+        placed = self._placed
+        if op.kind not in TRANSPOSING or not placed.is_widened(op.results[0]):
+            return reads
+        (value,) = op.results
+        bytes_ = placed.bytes_(value, placed.values[value], is_wide=True)
+        return ((self._graph.add(reads, bytes_), False),)
 
     def _note_elements(self, op: Op, kernel: int) -> None:
         placed = self._placed
@@ -195,11 +205,11 @@ class _Block:
     def _rename(self, op: Op) -> None:
         """A reshape or barrier: its results lie where its operands do.
 
-        Outside XLA:CPU a barrier also holds back whoever reads its results until all
-        of its operands are there.
+        Unless it is dropped, a barrier also holds back whoever reads its results until
+        all of its operands are there.
         """
         first: tuple[int, ...] = ()
-        if op.kind == BARRIER and self._placed.platform != "cpu":
+        if op.kind == BARRIER and not self._placed.drops_barriers:
             first = (self._graph.add(self._op_reads(op), 0),)
         wanted = self._placed.operands[op.index]
         for value, result, sharding in zip(
@@ -346,7 +356,8 @@ class _Block:
         key = (value, wanted)
         if key not in self._transposed:
             reads = [(at, False) for at, _ in self._read(value, wanted, again=True)]
-            bytes_ = self._placed.bytes_(value, wanted)
+            is_wide = self._placed.is_widened(value)
+            bytes_ = self._placed.bytes_(value, wanted, is_wide=is_wide)
             self._transposed[key] = self._graph.add(reads, bytes_)
         return ((self._transposed[key], True),)
 
