@@ -71,8 +71,9 @@ class Placed:
 
     def is_widened(self, value: int) -> bool:
         """Whether products read and make a value wider than it is held."""
-        dtype = self.program.values[value].dtype
-        return self.platform == "cpu" and self._is_new and dtype in _WIDENED
+        if self.platform != "cpu" or not self._is_new:
+            return False
+        return self.program.values[value].dtype in _WIDENED
 
     @property
     def _is_new(self) -> bool:
