@@ -86,6 +86,12 @@ def graphs_with_collectives(draw) -> Kernels:
         reusable=((),) * count,
         seconds=tuple(float(draw(st.integers(0, 3))) for _ in range(count)),
         ends=ends,
+        alone=frozenset(
+            at
+            for at, is_given in zip(number, kernels.is_given, strict=True)
+            if at not in ends.values() and not is_given and draw(st.booleans())
+        ),
+        bundled=frozenset(at for at in number if draw(st.booleans())),
     )
 
 
@@ -207,11 +213,30 @@ def test_hiding_keeps_one_collective_under_way(kernels):
     assert is_order(order, kernels.operands)
     under_way: list[int] = []
     for at in order:
+        assert not under_way or at not in kernels.alone
         if at in kernels.ends:
             assert not under_way
             under_way.append(kernels.ends[at])
         elif at in under_way:
             under_way.remove(at)
+
+
+def test_the_longest_chain_of_collectives_comes_last():
+    """Two branches behind collectives of 1 and 5 s, and what joins them."""
+    kernels = Kernels(
+        operands=((), (0,), (1,), (), (3,), (4,), (2, 5)),
+        users=((1,), (2,), (6,), (4,), (5,), (6,), ()),
+        bytes_=(1,) * 7,
+        is_given=(False,) * 7,
+        roots=(6,),
+        inner_bytes=(0,) * 7,
+        reusable=((),) * 7,
+        seconds=(5.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0),
+        ends={0: 1, 3: 4},
+    )
+    order = hide_latency(kernels)
+    assert order.index(5) < order.index(2)
+    assert order.index(4) < order.index(0)
 
 
 @given(graphs_with_collectives())
@@ -237,4 +262,5 @@ def test_merged_kernels_can_run_as_one(kernels, data):
     assert is_order(order, merged.operands)
     for one, two in pairs:
         if unit[one] == unit[two]:
-            assert merged.operands[one] == merged.operands[two]
+            read = (set(merged.operands[at]) - {one, two} for at in (one, two))
+            assert next(read) == next(read)

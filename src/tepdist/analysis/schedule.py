@@ -32,6 +32,8 @@ class Kernels:
         reusable: For each kernel operands that it may write over.
         seconds: That each takes; from a collective's start to its end.
         ends: Kernels that start a collective to those that end it.
+        alone: Kernels that run beside no collective: loops with collectives inside.
+        bundled: Kernels that hand out several results at once.
     """
 
     operands: tuple[tuple[int, ...], ...]
@@ -43,6 +45,8 @@ class Kernels:
     reusable: tuple[tuple[int, ...], ...]
     seconds: tuple[float, ...]
     ends: Mapping[int, int]
+    alone: frozenset[int] = frozenset()
+    bundled: frozenset[int] = frozenset()
 
 
 def breadth_first(kernels: Kernels) -> list[int]:

@@ -39,7 +39,8 @@ def combine(
     """Which kernels start together: for each the first of those that do.
 
     Kernels of one key that do not wait for one another are combined, in their order,
-    as long as they make no more than a limit together.
+    as long as they make no more than a limit together: those that others wait for, and
+    those that none waits for.
 
     Args:
         kernels: Any.
@@ -47,15 +48,16 @@ def combine(
         limit_bytes: Of what one combined kernel makes [B].
     """
     unit = list(range(len(kernels.operands)))
-    alike: dict[Hashable, list[int]] = {}
-    for at in sorted(keys):
-        if kernels.bytes_[at] < limit_bytes:
-            alike.setdefault(keys[at], []).append(at)
-    marked = {
-        at: bit for bit, at in enumerate(sorted(itertools.chain(*alike.values())))
-    }
+    small = [at for at in sorted(keys) if kernels.bytes_[at] < limit_bytes]
+    marked = {at: bit for bit, at in enumerate(small)}
     found = ancestors(kernels.operands, marked, range(len(unit)))
-    waits_for = {at: found[at] for at in marked}
+    waits_for = {at: found[at] for at in small}
+    waited_for = 0
+    for at in small:
+        waited_for |= found[at] & ~(1 << marked[at])
+    alike: dict[Hashable, list[int]] = {}
+    for at in small:
+        alike.setdefault((keys[at], waited_for >> marked[at] & 1), []).append(at)
     for waiting in alike.values():
         while len(waiting) > 1:
             group = _independent(
@@ -111,7 +113,8 @@ def contract(kernels: Kernels, unit: Sequence[int]) -> list[list[int]]:
     operands: list[list[int]] = [[] for _ in unit]
     for at, read in enumerate(kernels.operands):
         mine = operands[unit[at]]
-        mine += [unit[op] for op in read if unit[op] not in mine]
+        own = unit[at]
+        mine += [unit[op] for op in read if unit[op] not in mine and unit[op] != own]
     return operands
 
 
@@ -149,6 +152,12 @@ def order_units(
                 number[unit[start]]: number[unit[end]]
                 for start, end in kernels.ends.items()
             },
+            alone=frozenset(number[unit[at]] for at in kernels.alone),
+            bundled=frozenset(
+                number[unit[at]]
+                for at in range(len(unit))
+                if unit[at] != at or at in kernels.bundled
+            ),
         )
     )
     groups = list(members.values())
@@ -225,12 +234,13 @@ def guard(
 def merge(
     kernels: Kernels, unit: Sequence[int], pairs: Iterable[tuple[int, int]]
 ) -> tuple[Kernels, tuple[int, ...]]:
-    """Makes one kernel each of pairs of kernels that do not wait for one another.
+    """Makes one kernel each of pairs of kernels that need nothing in between.
 
     Args:
         kernels: Any.
         unit: Of each kernel.
-        pairs: Kernels that are made one if they may be, each at most once.
+        pairs: Kernels that are made one if they may be, each at most once; the second
+            may read the first.
 
     Returns:
         Kernels of which both of a pair read what either reads, and units.
@@ -239,23 +249,29 @@ def merge(
     pairs = [(one, two) for one, two in pairs if one != two]
     if not pairs:
         return kernels, tuple(unit)
-    marked = {at: bit for bit, at in enumerate(dict.fromkeys(itertools.chain(*pairs)))}
     contracted = contract(kernels, unit)
+    between = {
+        (one, two): [op for op in contracted[two] if op != one] for one, two in pairs
+    }
+    concerned = itertools.chain(*pairs, *between.values())
+    marked = {at: bit for bit, at in enumerate(dict.fromkeys(concerned))}
     found = ancestors(contracted, marked, topological(contracted))
     waits_for = {at: found[at] for at in marked}
     operands, users = list(kernels.operands), list(kernels.users)
     merged: dict[int, int] = {}
     for one, two in pairs:
-        waits = waits_for[one] >> marked[two] | waits_for[two] >> marked[one]
+        waits = waits_for[one] >> marked[two]
+        for operand in between[one, two]:
+            waits |= waits_for[operand] >> marked[one]
         if one in merged or two in merged or waits & 1:
             continue
         merged[one] = merged[two] = min(one, two)
         _join((one, two), waits_for, marked)
-        both = tuple(dict.fromkeys((*operands[one], *operands[two])))
+        both = dict.fromkeys((*operands[one], *operands[two]))
         for at in (one, two):
-            for operand in set(both) - set(operands[at]):
+            for operand in both.keys() - {one} - set(operands[at]):
                 users[operand] = (*users[operand], at)
-            operands[at] = both
+                operands[at] = (*operands[at], operand)
     return dataclasses.replace(
         kernels, operands=tuple(operands), users=tuple(users)
     ), tuple(merged.get(first, first) for first in unit)

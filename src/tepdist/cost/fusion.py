@@ -5,11 +5,13 @@ Source:
     that come out.
 """
 
+import itertools
+import math
 from collections.abc import Sequence
 
 from tepdist.analysis.nodes import BARRIER, generated_values
 from tepdist.cost.cpu_reductions import CpuReduction, cpu_reduction
-from tepdist.cost.layouts import TRANSPOSING, transposed
+from tepdist.cost.layouts import CONVOLUTION, TRANSPOSING, transposed
 from tepdist.cost.placed import Placed
 from tepdist.cost.resharding import resharding_steps
 from tepdist.cost.resharding_walk import Step
@@ -33,12 +35,24 @@ _MOVING = frozenset(
 ) | {BARRIER}
 # Kernels that take in what they read.
 REDUCE = "stablehlo.reduce"
+SELECT_AND_SCATTER = "stablehlo.select_and_scatter"
 _FUSING = frozenset({REDUCE})
+# Outside XLA:CPU pooling does so too, and its gradient with the image.
+_POOLING = frozenset({"stablehlo.reduce_window", SELECT_AND_SCATTER})
 _PRODUCT = "stablehlo.multiply"
+# Chooses elements as they are, so in half precision too.
+_SELECT = "stablehlo.select"
+_CONVERT = "stablehlo.convert"
+_EXPONENTIAL = "stablehlo.exponential"
 # GPUs that compute in f32 what is bf16.
 BEFORE_HOPPER = frozenset({"v100-16g", "a100-40g", "a100-80g"})
 # More sources than that are not told apart.
 _MOST_SOURCES = 8
+
+
+# Elements of a row that XLA:GPU keeps in registers, of which a block has 65,536: it
+# leaves a fifth free, and rows take powers of two.
+_MOST_ROW_ELEMENTS = 2**15
 
 
 class Fusion:
@@ -95,18 +109,42 @@ class Fusion:
         return self._steps[key]
 
     def transposes(self, op: Op, position: int) -> bool:
-        """Whether an op reads an operand through a transposed copy."""
+        """Whether an op reads an operand through a transposed or widened copy."""
         if op.kind not in TRANSPOSING:
             return False
+        if self._placed.is_widened(op.operands[position]):
+            return True
         key = (op.signature, position)
         if key not in self._transposes:
             platform = self._placed.platform
             self._transposes[key] = transposed(op, position, platform=platform)
         return self._transposes[key]
 
+    def reverses(self, op: Op, value: int) -> bool:
+        """Whether a library's convolution reads a value as it is, not reversed."""
+        producer = self._program.values[value].producer
+        return (
+            op.kind == CONVOLUTION
+            and self._placed.platform != "cpu"
+            and producer is not None
+            and self._program.ops[producer].kind == "stablehlo.reverse"
+        )
+
     def is_taken_in(self, op: Op) -> bool:
         """Whether the kernels that read an op's result can compute it."""
         return self._taken_in[op.index]
+
+    def keeps_rows(self, op: Op) -> bool:
+        """Whether a reduction goes along rows that a kernel keeps while it goes on."""
+        shape = self._program.values[op.operands[0]].shape
+        if op.rule is None or not shape:
+            return False
+        local = self._placed.operands[op.index][0].local_shape(shape, self._placed.mesh)
+        reduced = [
+            op.rule.reduction.issuperset(factors) for factors in op.rule.operands[0]
+        ]
+        row = math.prod(itertools.compress(local, reduced))
+        return reduced[-1] and row <= _MOST_ROW_ELEMENTS
 
     def scope(self, value: int) -> int | None:
         """Op in whose region a value is defined; None at the top."""
@@ -121,8 +159,36 @@ class Fusion:
             if not self.is_taken_in(op):
                 stored.update(op.results)
             elif op.kind in self._placed.expensive:
-                stored.update(v for v in op.results if len(self._users[v]) > 1)
+                stored.update(v for v in op.results if self._is_kept(op, v))
         return stored
+
+    def _is_kept(self, op: Op, value: int) -> bool:
+        """Whether what takes long to compute is stored rather than computed again.
+
+        XLA:GPU computes an exponential again where that takes no conversion, along
+        rows that no kernel can keep.
+        """
+        users = self._users[value]
+        if len(users) < 2 or op.kind != _EXPONENTIAL or self._placed.platform != "gpu":
+            return len(users) > 1
+        if all(self.keeps_rows(user) for user in users if user.kind == REDUCE):
+            return True
+        return self._is_converted(op)
+
+    def _is_converted(self, op: Op) -> bool:
+        """Whether a kernel that computes an op converts what it reads."""
+        pending, seen = [op], {op.index}
+        while pending:
+            now = pending.pop()
+            if now.kind == _CONVERT:
+                return True
+            for value in now.operands:
+                producer = self._program.values[value].producer
+                if producer is None or producer in seen or not self._taken_in[producer]:
+                    continue
+                seen.add(producer)
+                pending.append(self._program.ops[producer])
+        return False
 
     def _needed_by(self, op: Op) -> set[int]:
         """Operands that must be in memory for an op to read them."""
@@ -134,16 +200,17 @@ class Fusion:
             if sharding is not values[value] and self.moves(value, sharding)
         }
         is_cpu = self._placed.platform == "cpu"
-        if op.kind == BARRIER and not is_cpu:
-            # XLA:CPU drops barriers at once, others when all else is settled.
+        if op.kind == BARRIER and not self._placed.drops_barriers:
             needed.update(op.operands)
         elif op.kind in _FUSING and is_cpu:
             needed |= self._reduced(op)
+        elif op.kind in _POOLING and not is_cpu:
+            needed.update(op.operands[1:])
         elif not self.is_taken_in(op) and op.kind not in _FUSING:
             needed.update(
                 value
                 for position, value in enumerate(op.operands)
-                if not self.transposes(op, position)
+                if not self.transposes(op, position) and not self.reverses(op, value)
             )
         return needed
 
@@ -179,7 +246,7 @@ class Fusion:
         return {
             value
             for op in self._program.ops
-            if op.index in self._placed.pointwise
+            if op.index in self._placed.pointwise and op.kind != _SELECT
             for value in op.results
             if value in self.stored
             and value not in self.handed_on

@@ -4,6 +4,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tepdist.analysis.schedule import Kernels
+from tepdist.cost.compute import memory_s
 from tepdist.cost.kernel_times import hidden_s
 from tepdist.cost.placed import Placed
 
@@ -23,7 +24,7 @@ class Graph:
         keys: Collectives to what those that may be combined share.
         updates: Argument to the kernel that writes over it.
         siblings: Pairs that a compiler makes one kernel of if it can: a reduction, and
-            a loop over the same elements that shares an operand with it.
+            a loop over the same elements that it reads or shares an operand with.
     """
 
     kernels: Kernels
@@ -39,6 +40,7 @@ class GraphBuilder:
         bytes_: What each kernel makes [B].
         reductions: Reductions of accelerators to the elements that they go through.
         loops: Pointwise kernels of accelerators likewise.
+        rows: Reductions of accelerators along rows that fit into registers.
     """
 
     def __init__(self, placed: Placed) -> None:
@@ -50,6 +52,7 @@ class GraphBuilder:
         self.bytes_: list[int] = []
         self.reductions: dict[int, int] = {}
         self.loops: dict[int, int] = {}
+        self.rows: set[int] = set()
         self._placed = placed
         self._operands: list[tuple[int, ...]] = []
         self._reusable: list[tuple[int, ...]] = []
@@ -58,6 +61,8 @@ class GraphBuilder:
         self._seconds: list[float] = []
         self._keys: dict[int, Hashable] = {}
         self._ends: dict[int, int] = {}
+        self._alone: set[int] = set()
+        self._bundled: set[int] = set()
 
     def add(
         self,
@@ -66,7 +71,9 @@ class GraphBuilder:
         *,
         is_given: bool = False,
         inner: int = 0,
-        seconds: float = 0.0,
+        seconds: float | None = None,
+        is_alone: bool = False,
+        is_bundled: bool = False,
     ) -> int:
         """Adds a kernel after all others; its number.
 
@@ -75,14 +82,19 @@ class GraphBuilder:
             bytes_: That it makes [B].
             is_given: Whether it is an argument.
             inner: Bytes that it needs besides while it runs [B].
-            seconds: That it takes.
+            seconds: That it takes; None if moving what it reads and makes does.
+            is_alone: Whether it runs beside no collective.
+            is_bundled: Whether it makes several results at once.
         """
+        if is_alone:
+            self._alone.add(len(self.bytes_))
+        if is_bundled:
+            self._bundled.add(len(self.bytes_))
         reads = tuple(reads)
         # Written over only if no read of it is more than pointwise.
         others = {at for at, is_pointwise in reads if not is_pointwise}
-        if self._placed.platform != "cpu":
-            # A reduction and what is done with it are one kernel: it reads twice.
-            others.update(*(self._operands[at] for at in others))
+        # A reduction and what is done with it are one kernel: it reads twice.
+        others.update(*(self._operands[at] for at in others & self.rows))
         self._operands.append(tuple(dict.fromkeys(at for at, _ in reads)))
         self._reusable.append(
             tuple(dict.fromkeys(at for at, _ in reads if at not in others))
@@ -90,8 +102,17 @@ class GraphBuilder:
         self.bytes_.append(bytes_)
         self._is_given.append(is_given)
         self._inner.append(inner)
+        if seconds is None:
+            seconds = self._moving_s(self._operands[-1], bytes_)
         self._seconds.append(seconds)
         return len(self.bytes_) - 1
+
+    def _moving_s(self, operands: Iterable[int], bytes_: int) -> float:
+        """Time to read kernels and to make some bytes [s]; no matter on CPUs."""
+        if not bytes_ or self._placed.platform == "cpu":
+            return 0.0
+        moved = bytes_ + sum(self.bytes_[at] for at in operands)
+        return float(memory_s(float(moved), self._placed.pricing.cluster.device))
 
     def add_collective(
         self,
@@ -145,16 +166,21 @@ class GraphBuilder:
             reusable=tuple(self._reusable),
             seconds=tuple(self._seconds),
             ends=self._ends,
+            alone=frozenset(self._alone),
+            bundled=frozenset(self._bundled),
         )
         return Graph(kernels, self._keys, updates, self._siblings(users))
 
     def _siblings(self, users: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
         least = max(self.reductions.values(), default=0) // _SMALL
         return [
-            (at, user)
+            pair
             for at, elements in self.reductions.items()
             if elements >= least
             for operand in self._operands[at]
-            for user in users[operand]
-            if self.loops.get(user) == elements
+            for pair in (
+                (operand, at),
+                *((at, user) for user in users[operand] if user != at),
+            )
+            if self.loops.get(pair[0] if pair[1] == at else pair[1]) == elements
         ]

@@ -11,18 +11,21 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from tepdist.analysis.nodes import BARRIER, BROADCAST, source_sharding
-from tepdist.cost.fusion import REDUCE, Fusion
+from tepdist.cost.fills import Fill, Fills
+from tepdist.cost.fusion import REDUCE, SELECT_AND_SCATTER, Fusion
 from tepdist.cost.kernel_graph import Graph, GraphBuilder, Reads
 from tepdist.cost.kernel_times import kernel_s
+from tepdist.cost.layouts import CONVOLUTION, TRANSPOSING
 from tepdist.cost.placed import Placed
 from tepdist.program.graph import DTYPE_BYTES, Op
 from tepdist.sharding import Sharding
 
 # Ops that write into their first operand if nothing reads it later.
 _UPDATING = frozenset({"stablehlo.dynamic_update_slice", "stablehlo.scatter"})
-_SELECT_AND_SCATTER = "stablehlo.select_and_scatter"
 # Ops that give what they read another name or shape, in the same place.
 _RENAMING = frozenset({BARRIER, "stablehlo.reshape"})
+# Ops that pick elements: those that pick all of them do nothing.
+_PICKING = frozenset({"stablehlo.pad", "stablehlo.slice"})
 _INDEX_BYTES = 4
 
 
@@ -49,6 +52,7 @@ class _Blocks:
         self.placed, self.peak = placed, peak
         self.fusion = Fusion(placed)
         self._sources: dict[tuple[str, Sharding], Sharding] = {}
+        self.fills = Fills(placed)
         self._ops: dict[int | None, list[Op]] = defaultdict(list)
         for op in placed.program.ops:
             self._ops[op.parent].append(op)
@@ -85,6 +89,7 @@ class _Block:
         self._transposed: dict[Read, int] = {}
         self._narrow: dict[int, int] = {}
         self._fused: dict[int, Reads] = {}
+        self._fills: dict[Fill | None, int] = {}
         self.outside: list[Read] = []
         self._graph = GraphBuilder(self._placed)
         for value in given:
@@ -98,7 +103,7 @@ class _Block:
             return
         if not self._fusion.generated.isdisjoint(op.results):
             return
-        if op.kind in _RENAMING:
+        if self._is_renaming(op):
             self._rename(op)
             return
         is_kernel = not op.results or not self._fusion.stored.isdisjoint(op.results)
@@ -127,14 +132,18 @@ class _Block:
         reads = self._op_reads(op)
         if op.kind in _UPDATING:
             reads = self._updating_reads(op, reads)
-        if op.kind == _SELECT_AND_SCATTER:
+        if op.kind == SELECT_AND_SCATTER:
             reads = self._scattering_reads(op)
         partial = placed.partial.get(op.index)
         bytes_ = sum(self._result_bytes(op, value) for value in op.results)
         seconds = self._kernel_s(op, reads)
         held: tuple[int, ...]
         if partial is None:
-            held = (self._graph.add(reads, bytes_, seconds=seconds),)
+            # A library hands out its work space with a convolution's result.
+            is_bundled = op.kind == CONVOLUTION or len(op.results) > 1
+            reads = self._before_rounding(op, reads)
+            at = self._graph.add(reads, bytes_, seconds=seconds, is_bundled=is_bundled)
+            held = (at,)
         else:
             made = math.ceil(partial.bytes_ / placed.alignment) * placed.alignment
             at = self._graph.add(reads, made, seconds=seconds)
@@ -143,10 +152,19 @@ class _Block:
             held = self._graph.add_collective(
                 (at,), bytes_, key=key, payload=partial.bytes_
             )
-        self._note_elements(op, held[0] if partial is None else at)
+        self._note_elements(op, at)
         for value in op.results:
             self._number[value] = held[0]
             self._held[value] = held
+
+    def _before_rounding(self, op: Op, reads: Reads) -> Reads:
+        """What makes a kernel's result: on CPUs a product that is wider than it."""
+        placed = self._placed
+        if op.kind not in TRANSPOSING or not placed.is_widened(op.results[0]):
+            return reads
+        (value,) = op.results
+        bytes_ = placed.bytes_(value, placed.values[value], is_wide=True)
+        return ((self._graph.add(reads, bytes_), False),)
 
     def _note_elements(self, op: Op, kernel: int) -> None:
         placed = self._placed
@@ -156,6 +174,8 @@ class _Block:
         if op.kind == REDUCE:
             value, lies = op.operands[0], placed.operands[op.index][0]
             noted = self._graph.reductions
+            if self._fusion.keeps_rows(op):
+                self._graph.rows.add(kernel)
         elif self._fusion.is_taken_in(op):
             value = op.results[0]
             lies, noted = placed.values[value], self._graph.loops
@@ -176,18 +196,24 @@ class _Block:
         self._number[value] = kernel
         self._held[value] = (kernel,)
 
+    def _is_renaming(self, op: Op) -> bool:
+        if op.kind not in _PICKING or self._placed.platform == "cpu":
+            return op.kind in _RENAMING
+        values = self._program.values
+        return values[op.operands[0]].shape == values[op.results[0]].shape
+
     def _rename(self, op: Op) -> None:
         """A reshape or barrier: its results lie where its operands do.
 
-        Outside XLA:CPU a barrier also holds back whoever reads its results until all
-        of its operands are there.
+        Unless it is dropped, a barrier also holds back whoever reads its results until
+        all of its operands are there.
         """
         first: tuple[int, ...] = ()
-        if op.kind == BARRIER and self._placed.platform != "cpu":
+        if op.kind == BARRIER and not self._placed.drops_barriers:
             first = (self._graph.add(self._op_reads(op), 0),)
         wanted = self._placed.operands[op.index]
         for value, result, sharding in zip(
-            op.operands, op.results, wanted, strict=True
+            op.operands, op.results, wanted, strict=False
         ):
             reads = tuple(self._read(value, sharding))
             self._fused[result] = (*reads, *((at, False) for at in first))
@@ -240,9 +266,12 @@ class _Block:
         else:
             itemsize = DTYPE_BYTES.get(self._program.values[image].dtype, 0)
             bytes_ += math.ceil(elements * itemsize)
-        places = self._graph.add(read_image, bytes_)
+        places = self._graph.add(read_image, bytes_, is_bundled=True)
         (result,) = op.results
-        made = self._graph.add((), self._result_bytes(op, result))
+        # What it starts from is a copy, if others read that too.
+        start = self._fills.get(self._blocks.fills.scattered_into(op))
+        read_start = () if start is None else ((start, True),)
+        made = self._graph.add(read_start, self._result_bytes(op, result))
         read = self._read(source, wanted[1])
         return ((places, False), *((at, False) for at, _ in read), (made, True))
 
@@ -273,12 +302,16 @@ class _Block:
             for position, value in enumerate(op.results)
             if value not in placed.lent and not op.keeps(position)
         )
-        at = self._graph.add(reads, bytes_, inner=inner)
+        is_alone = bool(graph.kernels.ends)
+        at = self._graph.add(reads, bytes_, inner=inner, seconds=0.0, is_alone=is_alone)
         for value in op.results:
             self._hold(value, at)
 
     def _read_captured(self, outside: Iterable[Read]) -> list[tuple[int, bool]]:
-        """What a loop reads of what was made before it: handed in, so in memory."""
+        """What a loop reads of what was made before it: handed in, so in memory.
+
+        But for constants, which are made in it.
+        """
         reads: list[tuple[int, bool]] = []
         for value, wanted in dict.fromkeys(outside):
             found = self._read(value, wanted)
@@ -294,7 +327,12 @@ class _Block:
             producer is not None
             and self._program.ops[producer].kind == BROADCAST
             and self._fusion.scope(value) == self._parent
+            and not self._is_constant(self._program.ops[producer].operands[0])
         )
+
+    def _is_constant(self, value: int) -> bool:
+        producer = self._program.values[value].producer
+        return producer is not None and not self._program.ops[producer].operands
 
     def _op_reads(self, op: Op) -> Reads:
         is_pointwise = op.index in self._placed.pointwise
@@ -318,7 +356,8 @@ class _Block:
         key = (value, wanted)
         if key not in self._transposed:
             reads = [(at, False) for at, _ in self._read(value, wanted, again=True)]
-            bytes_ = self._placed.bytes_(value, wanted)
+            is_wide = self._placed.is_widened(value)
+            bytes_ = self._placed.bytes_(value, wanted, is_wide=is_wide)
             self._transposed[key] = self._graph.add(reads, bytes_)
         return ((self._transposed[key], True),)
 
@@ -352,6 +391,9 @@ class _Block:
             self.outside.append((value, wanted))
             return ()
         if value in self._fusion.generated:
+            fill = self._blocks.fills.read(value, wanted)
+            if fill is not None:
+                return ((self._read_fill(fill, value, wanted), False),)
             producer = self._program.values[value].producer
             assert producer is not None
             return self._read_source(self._program.ops[producer], wanted)
@@ -380,6 +422,13 @@ class _Block:
         return self._graph.add_collective(
             self._held[value], bytes_, key=key, payload=payload
         )
+
+    def _read_fill(self, fill: Fill, value: int, wanted: Sharding) -> int:
+        """A constant that is scattered into, so in memory for whoever reads it."""
+        if fill not in self._fills:
+            bytes_ = self._placed.bytes_(value, wanted)
+            self._fills[fill] = self._graph.add((), bytes_)
+        return self._fills[fill]
 
     def _read_source(self, op: Op, wanted: Sharding) -> Reads:
         """What a generated value is made of."""

@@ -45,7 +45,7 @@ def transposed(op: Op, position: int, *, platform: str) -> bool:
             orders = frozenset({"bcf"})
         found = _parts(rule, position)
         return not any(_is_within(found, order) for order in orders)
-    if op.kind == CONVOLUTION:
+    if op.kind == CONVOLUTION and platform == "cpu":
         return not _is_canonical(rule, position)
     return False
 

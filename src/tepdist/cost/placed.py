@@ -3,13 +3,16 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tepdist.cost.pricing import Pricing
 from tepdist.program.graph import Program
 from tepdist.sharding import Mesh, Sharding
 
-# XLA:CPU computes in f32 what is narrower, and drops the roundings in between.
+# XLA:CPU computes in f32 what is narrower; an old one drops the roundings in between.
 _WIDENED = frozenset({"bf16", "f16"})
+# Release of jaxlib whose XLA:CPU keeps optimization barriers and roundings.
+_NEW = (0, 12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +64,39 @@ class Placed:
     alignment: int
     pricing: Pricing
 
-    def bytes_(self, value: int, sharding: Sharding) -> int:
-        """Size of one device's shard, aligned [B]."""
+    @property
+    def drops_barriers(self) -> bool:
+        """Whether the compiler drops optimization barriers before it fuses."""
+        return self.platform == "cpu" and not self._is_new
+
+    def is_widened(self, value: int) -> bool:
+        """Whether products read and make a value wider than it is held."""
+        if self.platform != "cpu" or not self._is_new:
+            return False
+        return self.program.values[value].dtype in _WIDENED
+
+    @property
+    def _is_new(self) -> bool:
+        return _release(self.program.jaxlib_version) >= _NEW
+
+    def bytes_(self, value: int, sharding: Sharding, *, is_wide: bool = False) -> int:
+        """Size of one device's shard, aligned [B].
+
+        Args:
+            value: Any.
+            sharding: How it lies.
+            is_wide: Whether it is what products read and make.
+        """
         described = self.program.values[value]
         local = described.bytes_ / sharding.num_shards(self.mesh)
         is_made = described.producer is not None
-        if is_made and self.platform == "cpu" and described.dtype in _WIDENED:
+        is_held_wide = self.platform == "cpu" and not self._is_new
+        if is_wide or (is_made and is_held_wide and described.dtype in _WIDENED):
             local *= 2
         return math.ceil(local / self.alignment) * self.alignment
+
+
+@lru_cache(maxsize=8)
+def _release(version: str) -> tuple[int, ...]:
+    """Of ``0.10.2`` the first two numbers."""
+    return tuple(int(part) for part in version.split(".")[:2])

@@ -15,10 +15,11 @@ from tepdist.cluster.model import Cluster, Span
 from tepdist.cost.collectives import collective_s
 from tepdist.cost.resharding import resharding_steps, step_spans
 from tepdist.cost.resharding_walk import Step
-from tepdist.program.graph import DTYPE_BYTES, Value
+from tepdist.program.graph import DTYPE_BYTES, Program, Value
 from tepdist.sharding import Mesh, Sharding
 
 Array = NDArray[np.float64]
+_CONVERT = "stablehlo.convert"
 _Step = tuple[str, tuple[Span, ...], float]  # kind, links, share of the tensor
 
 
@@ -61,6 +62,23 @@ class Pricing:
         if self.cluster.device.platform == "cpu" and dtype == "bf16":
             dtype = "f32"
         return DTYPE_BYTES.get(dtype, 0)
+
+    def resharded_itemsize(self, value: Value, program: Program) -> float:
+        """Size of an element as it is moved between shardings [B].
+
+        XLA:GPU moves what it widens before it widens it.
+        """
+        dtype = value.dtype
+        if self.cluster.device.platform == "gpu" and value.producer is not None:
+            op = program.ops[value.producer]
+            if op.kind == _CONVERT:
+                given = program.values[op.operands[0]].dtype
+                dtype = min(given, dtype, key=lambda name: DTYPE_BYTES.get(name, 0))
+        return self.moved_itemsize(dtype)
+
+    def resharded_bytes(self, value: Value, program: Program) -> int:
+        """Size of a whole tensor as it is moved between shardings [B]."""
+        return math.ceil(value.num_elements * self.resharded_itemsize(value, program))
 
     def moved_bytes(self, value: Value) -> int:
         """Size of a whole tensor as collectives move it [B]."""

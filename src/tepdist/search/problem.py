@@ -27,7 +27,7 @@ from tepdist.search.strategies import Held, Space, Strategy, strategy_space
 from tepdist.search.structure import Structure
 from tepdist.search.work import Traffic, Work
 from tepdist.search.zero import scatters_gradients, zero_costs, zero_spaces
-from tepdist.sharding import Mesh, Sharding
+from tepdist.sharding import Sharding
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ class Builder:
                 sum(
                     self._collective_s(kind, payload, axes, is_last=is_last)
                     for kind, payload, axes in reductions(
-                        strategy, reduction, local, mesh=space.mesh
+                        strategy, reduction, local, pricing=self._pricing
                     )
                 )
                 for strategy, local in zip(
@@ -294,18 +294,20 @@ def reductions(
     reduction: frozenset[int],
     local_bytes: float,
     *,
-    mesh: Mesh,
+    pricing: Pricing,
 ) -> list[tuple[str, float, tuple[str, ...]]]:
     """Collectives that make a group's partial results whole: kind, payload, axes.
 
-    XLA's partitioner sums over the axes of one factor at a time.
+    XLA's partitioner sums over the axes of one factor at a time; XLA:GPU makes one
+    all-reduce of those.
 
     Args:
         strategy: Of the group.
         reduction: Its reduced factors.
         local_bytes: Size of one device's shard of the result in the end [B].
-        mesh: Whose axes.
+        pricing: Of the mesh.
     """
+    mesh = pricing.mesh
     scattered = [a for a in range(len(mesh.axes)) if strategy.is_scattered(a)]
     summed = [
         axis
@@ -315,10 +317,21 @@ def reductions(
     found = []
     names = mesh.names
     payload = local_bytes
-    for factor in dict.fromkeys(strategy.before[axis] for axis in summed):
-        axes = tuple(names[axis] for axis in summed if strategy.before[axis] == factor)
-        found.append(("all_reduce", payload, axes))
+    for axes in _summed_together(strategy, summed, pricing):
+        found.append(("all_reduce", payload, tuple(names[axis] for axis in axes)))
     for axis in reversed(scattered):
         payload *= mesh.shape[axis]
         found.append(("reduce_scatter", payload, (names[axis],)))
     return found[::-1]
+
+
+def _summed_together(
+    strategy: Strategy, summed: Sequence[int], pricing: Pricing
+) -> list[list[int]]:
+    """Axes by the all-reduce that sums over them."""
+    if pricing.cluster.device.platform == "gpu":
+        return [list(summed)] if summed else []
+    return [
+        [axis for axis in summed if strategy.before[axis] == factor]
+        for factor in dict.fromkeys(strategy.before[axis] for axis in summed)
+    ]

@@ -82,9 +82,11 @@ class Reads:
         """Equal for fans that cost the same, but for which variables decide."""
         local: dict[int, int] = {kinds[0].source: 0}
         written, _ = link_tensors(self._structure, kinds[0])
+        program = self._structure.program
+        value = program.values[written.value]
         parts: list[object] = [
             fan.count * kinds[0].trips,
-            self._pricing.moved_bytes(self._structure.program.values[written.value]),
+            self._pricing.resharded_bytes(value, program),
             self._spaces[kinds[0].source],
             (written.dims, written.reduced),
         ]
@@ -99,8 +101,9 @@ class Reads:
         written, _ = link_tensors(self._structure, kinds[0])
         sources, rows = self._spaces[kinds[0].source].lies(written)
         readers, targets = self._read(kinds)
-        value = self._structure.program.values[written.value]
-        bytes_ = self._pricing.moved_bytes(value)
+        program = self._structure.program
+        value = program.values[written.value]
+        bytes_ = self._pricing.resharded_bytes(value, program)
         table = self._pricing.resharding_table(bytes_, sources, targets)
         table = table * (fan.count * kinds[0].trips)
         taken = np.zeros(len(targets), np.intp)

@@ -167,7 +167,7 @@ def _reductions(
             shards = sharding_of(strategy, tensor, mesh).num_shards(mesh)
             moved = problem.pricing.moved_bytes(value)
             for kind, payload, axes in reductions(
-                strategy, group.reduction, moved / shards, mesh=mesh
+                strategy, group.reduction, moved / shards, pricing=problem.pricing
             ):
                 priced = Collective(
                     phase=structure.phases[node.op],
@@ -268,7 +268,7 @@ def _reshardings(
         op = _op_of(node, program)
         if op is None:
             op = _op_of(producer, program)
-        itemsize = problem.pricing.moved_itemsize(value.dtype)
+        itemsize = problem.pricing.resharded_itemsize(value, program)
         for step in resharding_steps(
             source, target, value.shape, itemsize=itemsize, mesh=mesh
         ):
