@@ -13,21 +13,21 @@ from tepdist.plans.types import Options, Plan
 from tepdist.runtime.repricing import compiled_step_s, reprice
 from tepdist.sharding import Mesh
 
-SPEC = "mlp:layers=3,width=64,batch=64"
+SPEC = "mlp:width=512,batch=512"
 TEXT = """\
 HloModule step, is_scheduled=true
 
 ENTRY %main (p: f32[256]) -> f32[1024] {
   %p = f32[256]{0} parameter(0)
-  %sum = f32[1024]{0} all-reduce-start(%p), replica_groups=[1,4]<=[4], to_apply=%add
+  %sum = f32[1024]{0} all-reduce-start(%p), replica_groups=[1,8]<=[8], to_apply=%add
   %work = f32[256]{0} fusion(%p), kind=kLoop, calls=%squares
   %summed = f32[1024]{0} all-reduce-done(%sum)
-  ROOT %whole = f32[1024]{0} all-reduce(%summed), replica_groups=[2,2]<=[4]
+  ROOT %whole = f32[1024]{0} all-reduce(%summed), replica_groups=[2,4]<=[8]
 }
 """
 
 
-def planned(level: str, cluster: str = "cpu:4", **options) -> Plan:
+def planned(level: str, cluster: str = "cpu:8", **options) -> Plan:
     built = zoo.build(SPEC)
     traced = trace(built.train_step, (built.state, built.batch), {})
     return compile_plan(
@@ -69,7 +69,7 @@ def test_the_record_is_in_the_json(compiled):
 
 
 def test_a_plan_that_is_allocated_too_much_gives_way(solved):
-    other = planned("O2", mesh=Mesh.parse("4"))
+    other = planned("O2", mesh=Mesh.parse("8"))
     first, second = reprice([solved, other], time_limit_s=120.0)
     least = min(first.allocated_bytes, second.allocated_bytes)
     options = replace(solved.options, memory_limit_bytes=least)
@@ -80,7 +80,7 @@ def test_a_plan_that_is_allocated_too_much_gives_way(solved):
 
 
 def test_without_a_compiler_or_time_the_order_stays(solved):
-    gpus = planned("O2", cluster="4xtpu-v4")
+    gpus = planned("O2", cluster="8xtpu-v4")
     for plans, limit_s, reason in (
         ([gpus, gpus], 60.0, "no compiler"),
         ([solved, solved], 0.1, "no time"),
@@ -92,12 +92,12 @@ def test_without_a_compiler_or_time_the_order_stays(solved):
 
 
 def test_hidden_collectives_cost_what_compute_does_not_cover(solved):
-    mesh = Mesh.parse("2x2")
+    mesh = Mesh.parse("2x4")
     alone = Options(mesh=mesh)
     built = zoo.build(SPEC)
     traced = trace(built.train_step, (built.state, built.batch), {})
     plan = compile_plan(
-        traced.read(), traced.roles, parse_cluster("cpu:4"), options=alone
+        traced.read(), traced.roles, parse_cluster("cpu:8"), options=alone
     )
     (stage,) = plan.stages
 
