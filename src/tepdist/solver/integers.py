@@ -11,10 +11,10 @@ READY = "ready"  # what the child says once it can solve
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Costs of what one variable or two choose.
+    """Costs of what one variable to three choose.
 
     Attributes:
-        variables: One or two.
+        variables: One to three.
         costs: At least 0; the last variable's values run fastest, [combinations].
     """
 
