@@ -9,6 +9,7 @@ from tepdist.cluster.model import Cluster
 from tepdist.cost.pricing import Pricing
 from tepdist.errors import OptionsError
 from tepdist.plans.types import Options
+from tepdist.search.clock import never
 from tepdist.search.constraints import wanted_shardings
 from tepdist.search.descent import Descent
 from tepdist.search.limited import LimitedSearch, Outcome, Prices, rank
@@ -78,7 +79,11 @@ class Candidate:
 
 
 def make_candidate(
-    question: Question, pricing: Pricing, held: Sequence[Held] | None = None
+    question: Question,
+    pricing: Pricing,
+    held: Sequence[Held] | None = None,
+    *,
+    out_of_time: Callable[[], bool] = never,
 ) -> Candidate:
     """The problem of a mesh, and a first bound.
 
@@ -86,9 +91,11 @@ def make_candidate(
         question: What is asked.
         pricing: Of the mesh.
         held: For each variable what some axes cut; None leaves them all free.
+        out_of_time: Asked while it is built.
 
     Raises:
         OptionsError: if a constraint cannot be honoured on the mesh.
+        TimeIsOver: if the time is over before it is built.
     """
     structure, options, mesh = question.structure, question.options, pricing.mesh
     wanted = wanted_shardings(
@@ -98,7 +105,7 @@ def make_candidate(
     for variable, space in enumerate(builder.spaces):
         if not len(space):
             raise _cannot_honour(structure, variable, question.matched)
-    problem = builder.build()
+    problem = builder.build(out_of_time)
     memory = MemoryModel(structure, problem)
     relaxation = Relaxation(problem.network)
     relaxation.sweep(FIRST_SWEEPS)

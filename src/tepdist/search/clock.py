@@ -21,10 +21,19 @@ _LIMITS_S = 10.0
 _O3_SHARE = 0.7
 
 
+def never() -> bool:
+    """For what has all the time it takes."""
+    return False
+
+
 def time_limit_s(options: Options) -> float:
     """How long a search may take in all, compiling included [s]."""
     asked = options.time_limit_s
     return DEFAULT_TIME_LIMIT_S[options.level] if asked is None else asked
+
+
+class TimeIsOver(Exception):
+    """Something is left unfinished."""
 
 
 class Clock:

@@ -1,9 +1,10 @@
 """The SPMD search: the best sharding of a whole program on one mesh of the cluster.
 
-For each candidate mesh a cost function network is built, solved (O1: descent from a
-few starts, and the solver where no descent fits; O2: exactly, for as long as there
-is time) and kept within the memory limit. The best mesh of two axes is refined to three
-where that pays. The cheapest answer that fits is decoded into a plan.
+For each candidate mesh a cost function network is built, solved and kept within the
+memory limit. O1 answers by messages, and by the solver where those do not fit; O2 goes
+on from there, exactly, for as long as it has time; O3 from O2. The best mesh of two
+axes is refined to three where that pays. The cheapest answer that fits is decoded into
+a plan.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ from tepdist.search.candidates import (
     first_answer,
     make_candidate,
 )
-from tepdist.search.clock import Clock, Progress
+from tepdist.search.clock import Clock, Progress, TimeIsOver, never
+from tepdist.search.coarsening import coarse_answer
 from tepdist.search.constraints import matched_values
 from tepdist.search.distinct import Answer, distinct_answers
 from tepdist.search.limited import Prices
@@ -34,11 +36,13 @@ from tepdist.search.refinement import refine
 from tepdist.search.refusals import nothing_fits
 from tepdist.search.staging import make_stage
 from tepdist.search.structure import build_structure
+from tepdist.sharding import Mesh
 from tepdist.solver import child
 
-# Three axes are for O3 where they take long: 5 of 14 s of a GPT of 425 variables on
-# 128x8, for 3.5 % of the step (2 cores, 2026-11).
+# Where three axes take long they are for O3, or for O2 if the mesh is forced: they took
+# 5 of 14 s of a GPT of 425 variables on 128x8, for 3.5 % of it (2 cores, 2026-11).
 _MAX_REFINED_VARIABLES = 200
+_MOST_SEARCHED_AXES = 2  # of meshes that are searched at once
 _MOST_STAGES = 3  # that are worth compiling
 
 
@@ -94,13 +98,7 @@ def search(
     # 1,024 layers, which left time for one mesh of ten on a loaded machine.
     clock.leave_out(clock.phases["analysis"])
     question = Question(structure, cluster, options, matched)
-    candidates = []
-    for number, mesh in enumerate(meshes):
-        progress(f"mesh {mesh}", number / len(meshes))
-        candidates.append(make_candidate(question, Pricing(cluster, mesh)))
-        if clock.is_over():
-            break
-    is_complete = len(candidates) == len(meshes)
+    candidates, is_complete = _built(question, meshes, clock, progress=progress)
     clock.lap("problems")
     candidates = _answered(question, candidates, clock=clock, progress=progress)
     best, *others = _best(candidates, options.level, question.limit)
@@ -117,6 +115,31 @@ def search(
     )
     costed = zip(other_stages, (answer.cost for answer in others), strict=True)
     return Found(stage, record, tuple(Costed(*each) for each in costed))
+
+
+def _built(
+    question: Question, meshes: Sequence[Mesh], clock: Clock, *, progress: Progress
+) -> tuple[list[Candidate], bool]:
+    """Problems to answer, and whether each mesh has one of all its plans."""
+    found: list[Candidate] = []
+    for number, mesh in enumerate(meshes):
+        progress(f"mesh {mesh}", number / len(meshes))
+        coarse = None
+        if len(mesh.axes) > _MOST_SEARCHED_AXES:
+            coarse = coarse_answer(question, mesh, out_of_time=clock.is_over)
+        if coarse is not None:
+            found.append(coarse)
+            if question.options.level == "O1" and not _is_small(question):
+                return found, False
+        pricing = Pricing(question.cluster, mesh)
+        out_of_time = never if not found else clock.is_over
+        try:
+            found.append(make_candidate(question, pricing, out_of_time=out_of_time))
+        except TimeIsOver:
+            return found, False
+        if clock.is_over():
+            return found, number + 1 == len(meshes)
+    return found, True
 
 
 def _best(candidates: Sequence[Candidate], level: str, limit: float) -> list[Answer]:
@@ -155,7 +178,7 @@ def _answered(
     limit, level = question.limit, question.options.level
 
     def fits() -> bool:
-        return any(candidate.rank(limit)[0] == 0 for candidate in found)
+        return any(_fits(candidate, limit) for candidate in found)
 
     def refine_best() -> None:
         progress("three mesh axes", 0.0)
@@ -166,8 +189,7 @@ def _answered(
 
     found = _first_answers(candidates, limit, clock, progress=progress)
     clock.lap("relaxation")
-    is_small = len(question.structure.deciders) <= _MAX_REFINED_VARIABLES
-    if is_small and _refines(question):
+    if _is_small(question) and _refines(question):
         refine_best()
     # A limit that these do not meet is for the solver, whatever the level.
     if level != "O1" or not fits():
@@ -175,7 +197,7 @@ def _answered(
         clock.lap("solver")
     if level == "O3":
         clock.allow("O3")
-        if not is_small and _refines(question):
+        if not _is_small(question) and _refines(question):
             refine_best()
         found = prove(found, limit, clock, effort=proving.O3, progress=progress)
         clock.lap("solver")
@@ -184,9 +206,18 @@ def _answered(
     return found
 
 
+def _is_small(question: Question) -> bool:
+    """Whether three axes take no time to speak of."""
+    return len(question.structure.deciders) <= _MAX_REFINED_VARIABLES
+
+
 def _refines(question: Question) -> bool:
     """Whether the mesh is free to have three axes."""
     return question.options.mesh is None and question.structure.program.mesh is None
+
+
+def _fits(candidate: Candidate, limit: float) -> bool:
+    return candidate.rank(limit)[0] == 0
 
 
 def _first_answers(
@@ -198,7 +229,9 @@ def _first_answers(
 ) -> list[Candidate]:
     """Answers by messages, of the meshes that these do not rule out."""
     found: list[Candidate] = []
-    best = np.inf
+    best = min(
+        (c.rank(limit)[1] for c in candidates if _fits(c, limit)), default=np.inf
+    )
     prices: Prices = ()
     for number, candidate in enumerate(
         sorted(candidates, key=lambda c: c.relaxation.bound)
@@ -211,14 +244,10 @@ def _first_answers(
         relaxation.sweep(SWEEPS, enough=best, out_of_time=clock.is_over)
         if relaxation.bound < best:
             # Until something fits, a time limit waits.
-            is_enough = clock.is_over if best < np.inf else _never
+            is_enough = clock.is_over if best < np.inf else never
             outcome = first_answer(candidate, out_of_time=is_enough, prices=prices)
             candidate = replace(candidate, outcome=outcome)
             if outcome.peak <= limit and outcome.cost < best:
                 best, prices = outcome.cost, outcome.prices
         found.append(candidate)
     return found
-
-
-def _never() -> bool:
-    return False
