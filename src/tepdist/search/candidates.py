@@ -9,6 +9,7 @@ from tepdist.cluster.model import Cluster
 from tepdist.cost.pricing import Pricing
 from tepdist.errors import OptionsError
 from tepdist.plans.types import Options
+from tepdist.search.alone import paid_alone
 from tepdist.search.clock import never
 from tepdist.search.constraints import wanted_shardings
 from tepdist.search.descent import Descent
@@ -24,6 +25,7 @@ PROVEN = 1e-6  # share of a cost by which a bound may miss it
 # Sweeps of messages: to put the meshes in order, then to rule them out.
 FIRST_SWEEPS = 3
 SWEEPS = 20
+_GOOD = 1e-3  # share of a cost by which a bound may miss it in a good answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,9 @@ def first_answer(
     """
     network, search = candidate.problem.network, candidate.limited
     first = candidate.relaxation.rounded()
+    if candidate.bound < network.cost(first) * (1 - _GOOD):
+        alone = Descent(network).improve(paid_alone(network, out_of_time=out_of_time))
+        first = min(first, alone, key=network.cost)
     if start is not None:
         first = min(first, Descent(network).improve(start), key=network.cost)
         search.offer(tuple(start))

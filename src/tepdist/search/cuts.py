@@ -8,7 +8,7 @@ clause), which takes in the copies of resharded values.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from tepdist.search.limited import Outcome
 from tepdist.search.memory import Term, TimedMemory
 from tepdist.search.network import Network
 from tepdist.search.shared import Array
-from tepdist.search.solver import Clause, PairUsage, solve_within
+from tepdist.search.solver import Clause, solve_within
 
 _MAX_ROUNDS = 400
 
@@ -39,32 +39,12 @@ class _Overflow:
 class CutSearch:
     """One mesh's search by cuts."""
 
-    def __init__(
-        self,
-        network: Network,
-        memory: TimedMemory,
-        limit: float,
-        *,
-        times: Sequence[int] = (),
-    ) -> None:
-        """Prepares a search.
-
-        Args:
-            network: Costs.
-            memory: Of its assignments.
-            limit: Of the memory at any time [B].
-            times: At which answers may overflow.
-        """
+    def __init__(self, network: Network, memory: TimedMemory, limit: float) -> None:
         self._network = network
         self._memory = memory
         self._limit = limit
-        self._times = list(times)
+        self._times: list[int] = []
         self._clauses: list[Clause] = []
-
-    @property
-    def times(self) -> tuple[int, ...]:
-        """Times at which answers overflowed."""
-        return tuple(self._times)
 
     def run(
         self, known: Outcome, *, left_s: Callable[[], float], upper: float
@@ -85,7 +65,6 @@ class CutSearch:
             found = solve_within(
                 self._limited(),
                 self._clauses,
-                pairs=self._pairs(),
                 reference=known.cost,
                 upper=upper,
                 time_limit_s=left_s(),
@@ -115,16 +94,6 @@ class CutSearch:
             np.full(count, self._limit - self._memory.fixed),
             np.zeros(count),
         )
-
-    def _pairs(self) -> list[PairUsage]:
-        """The copies that are read at each time that overflowed."""
-        found: dict[tuple[int, int, bytes], PairUsage] = {}
-        for index, time in enumerate(self._times):
-            for i, j, usage in self._memory.copied(time):
-                key = (i, j, usage.tobytes())
-                known = found.get(key, PairUsage((i, j), usage, ()))
-                found[key] = replace(known, times=(*known.times, index))
-        return list(found.values())
 
     def _cut(self, assignment: Sequence[int], profile: Array) -> None:
         time = int(profile.argmax())

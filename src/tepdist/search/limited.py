@@ -181,10 +181,6 @@ class LimitedSearch:
             self._best = outcome
         return outcome
 
-    def raise_bound(self, bound: float) -> None:
-        """Takes note that no assignment that fits costs less, up to the best."""
-        self._bound = max(self._bound, min(bound, self.outcome.cost))
-
     def _ascend(self, out_of_time: OutOfTime) -> None:
         """Looks for the prices at which the answer costs most."""
         near, reached = self._prices, -np.inf

@@ -47,13 +47,6 @@ class TimedMemory(Protocol):
         """Usage of each value of each variable at these times, copies left out."""
         ...
 
-    def copied(self, time: int, /) -> Iterable[tuple[int, int, Array]]:
-        """What copies read at a time use: two variables, bytes of pairs of values.
-
-        No more than is in use.
-        """
-        ...
-
 
 class Memory(TimedMemory, Protocol):
     """Memory whose use can be priced into costs."""
@@ -160,12 +153,6 @@ class MemoryModel:
         for kind, counts in enumerate(self._shards):
             usages[self._kind_variable[kind]] += held[kind] / counts[:, None]
         return tuple(usages)
-
-    def copied(self, time: int) -> Iterator[tuple[int, int, Array]]:
-        """What copies that are read at a position use, by two variables [B]."""
-        for i, j, table in self._copies.priced({time: 1.0}, spanning=False):
-            if i != j:
-                yield i, j, table
 
     def _live(self, time: int) -> NDArray[np.intp]:
         """Buffers that exist at a position."""

@@ -15,8 +15,6 @@ from tepdist.search.sharing import CLOSED, SharingSearch
 # Cuts prove the best answer within memory; an MLP of 29 variables took 3 s, one of 81
 # more than 20 s (2 cores, 2026-11).
 _MAX_CUT_VARIABLES = 32
-# Up to so many, O2 too recombines answers for as long as it may.
-_MAX_PATIENT_VARIABLES = 64
 # Shares of the time for limits: for the answer without them, which may fit after all;
 # of what is left then for recombined answers.
 _FREE, _RECOMBINING = 0.3, 0.6
@@ -122,13 +120,12 @@ class _Solving:
             recombining_s = left_s() * _RECOMBINING
             search.scatter(out_of_time=lambda: left_s() < recombining_s)
             if search.fitting:
-                is_few = self._network.num_variables <= _MAX_PATIENT_VARIABLES
                 recombine(
                     self._network,
                     memory,
                     search=search,
                     left_s=left_s,
-                    is_patient=is_few or self._effort.is_patient,
+                    is_patient=self._effort.is_patient,
                 )
                 return search.outcome
         cuts = CutSearch(self._network, memory, search.limit)

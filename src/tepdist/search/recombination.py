@@ -59,10 +59,6 @@ class _Part:
         pairs = zip(self.memory.usages(times), self.values, strict=True)
         return tuple(usage[values] for usage, values in pairs)
 
-    def copied(self, time: int) -> Iterator[tuple[int, int, Array]]:
-        for i, j, usage in self.memory.copied(time):
-            yield i, j, usage[np.ix_(self.values[i], self.values[j])]
-
 
 def recombine(
     network: Network,
@@ -82,9 +78,8 @@ def recombine(
         is_patient: Whether to go on to more values while there is time.
     """
     marginals = search.marginals()
-    num_values = sum(len(costs) for costs in marginals)
-    times: Sequence[int] = ()
-    for count in _counts(num_values if is_patient else _MORE_VALUES[-1]):
+    most = sum(len(costs) for costs in marginals) if is_patient else _MORE_VALUES[-1]
+    for count in _counts(most):
         answers = search.fitting[:_MOST_ANSWERS]
         values = _values(answers, marginals, count=count)
         part = _Part(memory, values)
@@ -94,15 +89,11 @@ def recombine(
             for own, value in zip(values, best.assignment, strict=True)
         )
         known = Outcome(start, best.cost, best.peak, None)
-        cuts = CutSearch(network.only(values), part, search.limit, times=times)
+        cuts = CutSearch(network.only(values), part, search.limit)
         upper = best.cost * (1 - _GAIN)
         found, is_over = _within_share(cuts, known, left_s=left_s, upper=upper)
-        times = cuts.times
         search.offer(part.whole(found.assignment))
-        is_whole = sum(map(len, values)) == num_values
-        if is_whole and found.lower_bound is not None:
-            search.raise_bound(found.lower_bound)
-        if is_over or is_whole:
+        if is_over:
             return
 
 

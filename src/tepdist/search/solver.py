@@ -5,7 +5,7 @@ Costs are scaled to integers such that rounding moves the total by less than 1e-
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,21 +31,6 @@ _USAGE_RESOLUTION = 1e6  # integer usage of a limit
 
 # Values of some variables, of which not all may be chosen together.
 Clause = tuple[tuple[int, tuple[int, ...]], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PairUsage:
-    """Usage that two variables decide together.
-
-    Attributes:
-        variables: Which.
-        usage: Of each pair of their values, [values, values].
-        times: Indices of the limits that it counts against.
-    """
-
-    variables: tuple[int, int]
-    usage: Array
-    times: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +86,7 @@ def solve(
     def left_s() -> float:
         return max(until - time.perf_counter(), 0.0)
 
-    reduction = reduce(_problem(network), is_out_of_time=lambda: left_s() <= 0)
+    reduction = reduce(stated(network), is_out_of_time=lambda: left_s() <= 0)
     found, bound = _solve_reduced(reduction.problem, wanted, left_s=left_s)
     assignment, cost = known, best
     if found is not None:
@@ -143,7 +128,7 @@ def _solve_reduced(
     return found.assignment, max(bound, found.lower_bound + problem.constant)
 
 
-def _problem(network: Network) -> Problem:
+def stated(network: Network) -> Problem:
     """The same as a problem without limits, shared costs stated exactly."""
     unary = list(network.unary)
     edges = dict(network.binary)
@@ -160,7 +145,6 @@ def solve_within(
     network: Network,
     clauses: Sequence[Clause],
     *,
-    pairs: Sequence[PairUsage] = (),
     reference: float,
     upper: float,
     time_limit_s: float,
@@ -170,7 +154,6 @@ def solve_within(
     Args:
         network: Costs and usages at least 0.
         clauses: What may not be chosen together.
-        pairs: Usage besides the network's own.
         reference: Cost of some assignment, the scale of others.
         upper: A cost that an answer must beat; infinite if any is of interest.
         time_limit_s: After which the best so far is returned [s].
@@ -179,52 +162,19 @@ def solve_within(
     top = _FORBIDDEN
     if upper * scale < _FORBIDDEN:
         top = int(upper * scale) + 1
-    stated = _integer_network(network, scale, top=top)
-    added = [_Joint.of(pair, len(stated.domains) + at) for at, pair in enumerate(pairs)]
-    limits = [
-        _usage_limit(network, index, [each for each in added if index in each.times])
-        for index in range(len(network.limits))
-    ]
+    limits = [_usage_limit(network, index) for index in range(len(network.limits))]
     limits += [_clause_limit(clause) for clause in clauses]
-    stated = replace(
-        stated,
-        domains=(*stated.domains, *(len(each.levels) for each in added)),
-        tables=(*stated.tables, *(each.table for each in added)),
-        limits=tuple(limits),
+    answer = child.solve(
+        _integer_network(network, scale, top=top, limits=limits),
+        time_limit_s=time_limit_s,
     )
-    answer = child.solve(stated, time_limit_s=time_limit_s)
     found = None if answer.values is None else answer.values[: network.num_variables]
     if not answer.is_complete:
         return Within(found, answer.lower_bound / scale)
     return Within(found, upper if found is None else network.cost(found))
 
 
-@dataclass(frozen=True, slots=True)
-class _Joint:
-    """A variable that stands for usage that two others decide.
-
-    Attributes:
-        variable: Its number.
-        levels: Usage of each of its values.
-        table: Which of them goes with which values of the two.
-        times: Indices of the limits that it counts against.
-    """
-
-    variable: int
-    levels: Array
-    table: Table
-    times: tuple[int, ...]
-
-    @staticmethod
-    def of(pair: PairUsage, variable: int) -> "_Joint":
-        levels, chosen = np.unique(pair.usage, return_inverse=True)
-        others = np.arange(len(levels)) != chosen.ravel()[:, None]
-        costs = np.where(others, _FORBIDDEN, 0).astype(np.int64).ravel()
-        table = Table((*pair.variables, variable), costs)
-        return _Joint(variable, levels, table, pair.times)
-
-
-def _usage_limit(network: Network, time_index: int, joint: Sequence[_Joint]) -> AtMost:
+def _usage_limit(network: Network, time_index: int) -> AtMost:
     """The limit on usage at one time; what fits still fits when rounded."""
     limit = float(network.limits[time_index] - network.fixed_usage[time_index])
     unit = max(limit / _USAGE_RESOLUTION, 1.0)
@@ -232,12 +182,6 @@ def _usage_limit(network: Network, time_index: int, joint: Sequence[_Joint]) -> 
         (variable, value, int(usage // unit))
         for variable, table in enumerate(network.usages)
         for value, usage in enumerate(table[:, time_index])
-        if usage >= unit
-    )
-    used += tuple(
-        (each.variable, value, int(usage // unit))
-        for each in joint
-        for value, usage in enumerate(each.levels)
         if usage >= unit
     )
     return AtMost(used, int(limit // unit))
@@ -248,7 +192,9 @@ def _clause_limit(clause: Clause) -> AtMost:
     return AtMost(tuple(chosen), len(clause) - 1)
 
 
-def _integer_network(network: Network, scale: float, *, top: int) -> IntegerNetwork:
+def _integer_network(
+    network: Network, scale: float, *, top: int, limits: Sequence[AtMost] = ()
+) -> IntegerNetwork:
     domains = [len(costs) for costs in network.unary]
     tables = [
         Table((index,), _integers(costs, scale))
@@ -261,7 +207,7 @@ def _integer_network(network: Network, scale: float, *, top: int) -> IntegerNetw
         for copy in _stated(shared):
             tables += copy.tables(len(domains), scale)
             domains.append(len(copy.costs))
-    return IntegerNetwork(tuple(domains), tuple(tables), (), top)
+    return IntegerNetwork(tuple(domains), tuple(tables), tuple(limits), top)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ READY = "ready"  # what the child says once it can solve
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Costs of what one variable to three choose.
+    """Costs of what one variable or two choose.
 
     Attributes:
-        variables: One to three.
+        variables: One or two.
         costs: At least 0; the last variable's values run fastest, [combinations].
     """
 
