@@ -1,5 +1,9 @@
 """The whole flow on one screen: a program and a cluster go in, a plan comes out."""
 
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
 from tepdist.cluster.model import Cluster
 from tepdist.cost.compute import matmul_peak_flops_per_s, model_flops
 from tepdist.errors import OptionsError, located
@@ -9,7 +13,9 @@ from tepdist.program.fingerprint import fingerprint
 from tepdist.program.graph import Program
 from tepdist.program.roles import Roles
 from tepdist.program.sidecar import check_roles
-from tepdist.search.spmd import Progress, search
+from tepdist.runtime.repricing import reprice
+from tepdist.search.clock import Progress, time_limit_s
+from tepdist.search.spmd import Costed, search
 from tepdist.search.zero import ZERO_STAGES
 
 
@@ -38,18 +44,50 @@ def compile_plan(
     with located(f"{program.name} on {cluster.name}"), collection_paused():
         check_roles(program, roles)
         _check_options(options)
-        found = search(
-            program, roles, cluster, options=options, progress=progress or _silent
+        show = progress or _silent
+        found = search(program, roles, cluster, options=options, progress=show)
+        plan = Plan(
+            program=program,
+            roles=roles,
+            fingerprint=fingerprint(program, roles),
+            cluster=cluster,
+            options=options,
+            search=found.record,
+            predicted=_predict(program, cluster, found.stage),
+            stages=(found.stage,),
         )
-    return Plan(
-        program=program,
-        roles=roles,
-        fingerprint=fingerprint(program, roles),
-        cluster=cluster,
-        options=options,
-        search=found.record,
-        predicted=_predict(program, cluster, found.stage),
-        stages=(found.stage,),
+        if not found.others:
+            return plan
+        show("compiling the best plans", 0.0)
+        return _best_compiled([plan, *(_other(plan, each) for each in found.others)])
+
+
+def _other(plan: Plan, costed: Costed) -> Plan:
+    """The same with another stage."""
+    return replace(
+        plan,
+        search=replace(plan.search, cost_s=costed.cost_s),
+        predicted=_predict(plan.program, plan.cluster, costed.stage),
+        stages=(costed.stage,),
+    )
+
+
+def _best_compiled(plans: Sequence[Plan]) -> Plan:
+    """The best of some plans as compiled, which its record tells."""
+    record, options = plans[0].search, plans[0].options
+    limit_s = time_limit_s(options)
+    begin_s = time.perf_counter()
+    repriced = reprice(plans, time_limit_s=limit_s - record.seconds)
+    taken_s = time.perf_counter() - begin_s
+    (chosen,) = (at for at, each in enumerate(repriced) if each.is_chosen)
+    return replace(
+        plans[chosen],
+        search=replace(
+            plans[chosen].search,
+            seconds=record.seconds + taken_s,
+            phases={**record.phases, "compiling": taken_s},
+            repriced=repriced,
+        ),
     )
 
 

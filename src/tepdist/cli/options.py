@@ -65,7 +65,7 @@ _FLAGS = (
         type=click.Choice(["O1", "O2", "O3"]),
         default="O2",
         show_default=True,
-        help="O1: rules of thumb; O2: solver, with a lower bound; O3: stages too.",
+        help="O1: quick; O2: solver, with a lower bound; O3: longer, best compiled.",
     ),
     click.option(
         "--mesh", callback=_at("--mesh", Mesh.parse), help="2x4 or data=2,model=4."

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from tepdist.lowering.device_groups import device_groups
 from tepdist.program.graph import DTYPE_BYTES
 
 _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
@@ -156,15 +157,6 @@ def _bytes(dtype: str, dims: str) -> int:
 
 
 def _group_size(attributes: str) -> int:
-    """Devices in each group of a collective, from its replica groups."""
-    tiled = re.search(r"replica_groups=\[(\d+),(\d+)\]", attributes)
-    if tiled:
-        return int(tiled.group(2))
-    named = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes)
-    if named:
-        sizes = dict(re.findall(r"'([^']+)'=(\d+)", named.group(1)))
-        return math.prod(
-            int(sizes[a]) for a in re.findall(r"'([^']+)'", named.group(2))
-        )
-    listed = re.search(r"replica_groups=\{\{([^}]*)\}", attributes)
-    return len(listed.group(1).split(",")) if listed else 1
+    """Devices in each group of a collective."""
+    groups = device_groups(attributes)
+    return len(groups[0]) if groups is not None else 1

@@ -123,6 +123,29 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Repriced:
+    """A plan that was compiled before one was chosen.
+
+    Attributes:
+        mesh: Of its stage.
+        cost_s: As searched [s].
+        compiled_s: Step time with the collectives that the compiler emits, where its
+            schedule has them [s]; None if it was not compiled.
+        allocated_bytes: Memory per device that the compiler allocates [B]; None if it
+            does not say.
+        is_chosen: Whether this is the plan.
+        reason: Why it was not compiled; None if it was.
+    """
+
+    mesh: Mesh
+    cost_s: float
+    compiled_s: float | None
+    allocated_bytes: int | None
+    is_chosen: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SearchRecord:
     """How the plan was found.
 
@@ -135,6 +158,8 @@ class SearchRecord:
             and two mesh axes and, on three, those near this one; all plans on the mesh
             that is forced. None if time ran out before every mesh had a bound.
         num_candidates: Meshes (and later cuts) looked at.
+        repriced: At O3, the best plans as searched, cheapest first; empty if there was
+            but one.
     """
 
     level: str
@@ -143,6 +168,7 @@ class SearchRecord:
     cost_s: float
     lower_bound_s: float | None
     num_candidates: int
+    repriced: tuple[Repriced, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ costs the reshardings of what one group reads from another, each times how often
 happens. Usage is the memory of what a group defines, at the times that matter.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from tepdist.cost.combining import last_reductions
 from tepdist.cost.compute import kernel_s, memory_s, product_s
 from tepdist.cost.pricing import Pricing
 from tepdist.program.rules import SCATTERING
+from tepdist.search.clock import never
 from tepdist.search.halos import halo_costs
 from tepdist.search.network import CostSums, Network
 from tepdist.search.reads import Reads
@@ -88,8 +89,12 @@ class Builder:
         self.spaces = self._find_spaces(held or [None] * len(structure.deciders))
         self._last = self._combined_reductions()
 
-    def build(self) -> Problem:
-        """The problem; every space must have a strategy."""
+    def build(self, out_of_time: Callable[[], bool] = never) -> Problem:
+        """The problem; every space must have a strategy.
+
+        Raises:
+            TimeIsOver: if the time is over before it is built.
+        """
         structure, spaces = self._structure, self.spaces
         counts = np.bincount(structure.variable_of, structure.counts)
         compute = tuple(
@@ -103,7 +108,9 @@ class Builder:
         own, shared = halo_costs(structure, self._pricing, spaces)
         for variable, exchanged in own:
             unary[variable] = unary[variable] + exchanged
-        network = Reads(structure, self._pricing, spaces).network(unary, shared)
+        network = Reads(structure, self._pricing, spaces).network(
+            unary, shared, out_of_time=out_of_time
+        )
         if self._zero is not None:
             costs = CostSums(network.unary, network.binary)
             for i, j, table in zero_costs(structure, spaces, self._zero):

@@ -5,7 +5,7 @@ several read it, a copy in one sharding serves all of them that want it: what on
 of them can want stays binary, the rest is a shared cost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tepdist.analysis.groups import GroupTensor
 from tepdist.cost.pricing import Pricing
+from tepdist.search.clock import TimeIsOver
 from tepdist.search.network import CostSums, Network, unlimited
 from tepdist.search.shared import Array, Choice, Shared
 from tepdist.search.strategies import Space
@@ -50,15 +51,29 @@ class Reads:
         # Layers are alike, and so is what is read in them.
         self._known: dict[object, _Paid] = {}
 
-    def network(self, unary: Sequence[Array], also: Sequence[Shared] = ()) -> Network:
+    def network(
+        self,
+        unary: Sequence[Array],
+        also: Sequence[Shared],
+        *,
+        out_of_time: Callable[[], bool],
+    ) -> Network:
         """The network of these unary costs and of all reads.
 
         Args:
             unary: Cost of each strategy of each variable, reads left aside [s].
             also: What else several pay for together.
+            out_of_time: Asked between reads.
+
+        Raises:
+            TimeIsOver: if the time is over before it is built.
         """
         costs = CostSums(unary)
-        found = [self._add(fan, costs) for fan in self._structure.fans]
+        found = []
+        for fan in self._structure.fans:
+            if out_of_time():
+                raise TimeIsOver
+            found.append(self._add(fan, costs))
         binary = {pair: table for pair, table in costs.binary.items() if table.any()}
         shared = tuple(shared for shared in found if shared is not None)
         return unlimited(costs.unary, binary, (*shared, *also))

@@ -32,7 +32,7 @@ from tepdist.search.strategies import Held, Strategy
 from tepdist.sharding import Mesh
 
 # Two axes that save less over one than this share are not worth a third.
-_WORTHWHILE = 1e-3
+WORTHWHILE = 1e-3
 _PROMISING = 5e-3  # a round that saves less is the last
 _MOST_ANSWERED = 2  # of the problems of one round, those of the lowest bounds
 _MOST_ROUNDS = 3
@@ -59,7 +59,7 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class _Neighbour:
+class Neighbour:
     """A problem of a plan's neighbours, and the plan itself in it."""
 
     move: Move
@@ -96,18 +96,20 @@ def refine(
         for axis in dim
     )
     moves = tuple(splits(base.mesh, question.cluster.levels, whole=named))
-    found: list[_Neighbour] = []
+    found: list[Neighbour] = []
     for _ in range(_MOST_ROUNDS):
-        answered = _answered(question, base, moves, best=best, out_of_time=out_of_time)
+        answered = answers_near(
+            question, base, moves, best=best, out_of_time=out_of_time
+        )
         found += answered
         nearest = min(
             answered, key=lambda each: each.candidate.rank(limit), default=None
         )
-        if nearest is None or not _saves(
-            _WORTHWHILE, nearest.candidate.rank(limit), best
+        if nearest is None or not saves(
+            WORTHWHILE, nearest.candidate.rank(limit), best
         ):
             break
-        is_last = not _saves(_PROMISING, nearest.candidate.rank(limit), best)
+        is_last = not saves(_PROMISING, nearest.candidate.rank(limit), best)
         base, best = nearest.candidate, nearest.candidate.rank(limit)
         if is_last:
             break
@@ -118,7 +120,7 @@ def refine(
     if len(question.structure.deciders) <= _MAX_WHOLE_VARIABLES:
         axes = tuple(range(len(chosen.move.mesh.axes)))
         whole = (Move(chosen.move.mesh, axes, free=axes),)
-        answered = _answered(
+        answered = answers_near(
             question, chosen.candidate, whole, best=best, out_of_time=out_of_time
         )
         chosen = next(iter(answered), chosen)
@@ -178,18 +180,18 @@ def _worth_splitting(
         return None
     if one is None or one.outcome is None:
         return two
-    is_better = _saves(_WORTHWHILE, two.rank(limit), one.rank(limit))
+    is_better = saves(WORTHWHILE, two.rank(limit), one.rank(limit))
     return two if is_better or two.rank(limit)[0] > 0 else None
 
 
-def _answered(
+def answers_near(
     question: Question,
     base: Candidate,
     moves: Iterable[Move],
     *,
     best: tuple[float, float],
     out_of_time: Callable[[], bool],
-) -> list[_Neighbour]:
+) -> list[Neighbour]:
     """Answers to those problems of a round that are most likely to beat the best."""
     limit, (excess, cost) = question.limit, best
     enough = np.inf if excess > 0 else cost
@@ -197,11 +199,11 @@ def _answered(
     for move in moves:
         if out_of_time():
             break
-        neighbour = _neighbour(question, base, move)
-        relaxation = neighbour.candidate.relaxation
+        near = neighbour(question, base, move)
+        relaxation = near.candidate.relaxation
         relaxation.sweep(SWEEPS, enough=enough, out_of_time=out_of_time)
         if relaxation.bound < enough * (1 - PROVEN):
-            built.append(neighbour)
+            built.append(near)
     built.sort(key=lambda each: _promise(each.candidate, limit))
     answered = []
     for each in built[:_MOST_ANSWERED]:
@@ -211,7 +213,7 @@ def _answered(
     return answered
 
 
-def _neighbour(question: Question, base: Candidate, move: Move) -> _Neighbour:
+def neighbour(question: Question, base: Candidate, move: Move) -> Neighbour:
     """The problem that a move leads to."""
     assert base.outcome is not None
     known = base.problem.pricing
@@ -236,7 +238,7 @@ def _neighbour(question: Question, base: Candidate, move: Move) -> _Neighbour:
         space.strategies.index(strategy)
         for space, strategy in zip(candidate.problem.spaces, strategies, strict=True)
     )
-    return _Neighbour(move, candidate, start)
+    return Neighbour(move, candidate, start)
 
 
 def _moved(strategy: Strategy, move: Move) -> Strategy:
@@ -248,8 +250,8 @@ def _moved(strategy: Strategy, move: Move) -> Strategy:
 
 
 def _easiest(
-    found: Iterable[_Neighbour], best: tuple[float, float], limit: float
-) -> _Neighbour:
+    found: Iterable[Neighbour], best: tuple[float, float], limit: float
+) -> Neighbour:
     """Of the problems with the best answer that which is closest to its proof."""
     excess, cost = best
     as_good = (excess, cost * (1 + PROVEN))
@@ -262,7 +264,7 @@ def _promise(candidate: Candidate, limit: float) -> tuple[float, float]:
     return (max(candidate.least_peak - limit, 0.0), candidate.relaxation.bound)
 
 
-def _saves(share: float, rank: tuple[float, float], known: tuple[float, float]) -> bool:
+def saves(share: float, rank: tuple[float, float], known: tuple[float, float]) -> bool:
     """Whether less overflows, or else a share of the cost is saved."""
     if rank[0] != known[0]:
         return rank[0] < known[0]

@@ -86,7 +86,7 @@ def solve(
     def left_s() -> float:
         return max(until - time.perf_counter(), 0.0)
 
-    reduction = reduce(_problem(network), is_out_of_time=lambda: left_s() <= 0)
+    reduction = reduce(stated(network), is_out_of_time=lambda: left_s() <= 0)
     found, bound = _solve_reduced(reduction.problem, wanted, left_s=left_s)
     assignment, cost = known, best
     if found is not None:
@@ -128,7 +128,7 @@ def _solve_reduced(
     return found.assignment, max(bound, found.lower_bound + problem.constant)
 
 
-def _problem(network: Network) -> Problem:
+def stated(network: Network) -> Problem:
     """The same as a problem without limits, shared costs stated exactly."""
     unary = list(network.unary)
     edges = dict(network.binary)
