@@ -9,13 +9,13 @@ from tepdist.cluster.model import Cluster
 from tepdist.cost.pricing import Pricing
 from tepdist.errors import OptionsError
 from tepdist.plans.types import Options
+from tepdist.search.arrangements import Held
 from tepdist.search.constraints import wanted_shardings
 from tepdist.search.descent import Descent
 from tepdist.search.limited import LimitedSearch, Outcome, Prices, rank
 from tepdist.search.memory import MemoryModel
 from tepdist.search.problem import Builder, Problem
 from tepdist.search.relaxation import Relaxation
-from tepdist.search.strategies import Held
 from tepdist.search.structure import Structure
 from tepdist.sharding import Mesh
 
