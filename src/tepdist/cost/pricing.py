@@ -7,8 +7,8 @@ Which pairs there are is the same on all meshes.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -61,12 +61,23 @@ def _pair(source: _Cuts, target: _Cuts) -> _Pair:
     return tuple([cut for cut in zip(source, target, strict=True) if cut[0] or cut[1]])
 
 
+def _renamed(sharding: Sharding, names: Mapping[str, str]) -> Sharding:
+    return Sharding(tuple(tuple(names[axis] for axis in dim) for dim in sharding.dims))
+
+
 class Pricing:
     """Costs of moving data on one mesh of one cluster; remembers what it priced."""
 
     def __init__(self, cluster: Cluster, mesh: Mesh) -> None:
         self.cluster = cluster
         self.mesh = mesh
+        by_size = sorted(mesh.axes, key=lambda axis: axis[1])
+        self._name_by_size = {
+            own: name for (own, _), name in zip(by_size, mesh.names, strict=True)
+        }
+        self._mesh_by_size = Mesh(
+            tuple((self._name_by_size[own], size) for own, size in by_size)
+        )
         self._spans: dict[tuple[str, ...], tuple[Span, ...]] = {}
         self._steps: dict[_Step, int] = {}
         self._pairs: dict[_Pair, tuple[int, ...]] = {}
@@ -144,11 +155,25 @@ class Pricing:
         return self._pairs[pair]
 
     def _shares(self, source: Sharding, target: Sharding) -> Sequence[_Step]:
-        # Any shape that every sharding divides gives the shares of all shapes.
+        # Any shape that every sharding divides gives the shares of all shapes. Steps
+        # do not depend on names: with these by size, half the meshes have others'.
         extent = self.mesh.num_devices
         shape = (extent,) * len(source.dims)
         total = float(extent) ** len(shape)
-        steps = resharding_steps(source, target, shape, itemsize=1, mesh=self.mesh)
+        found = resharding_steps(
+            _renamed(source, self._name_by_size),
+            _renamed(target, self._name_by_size),
+            shape,
+            itemsize=1,
+            mesh=self._mesh_by_size,
+        )
+        names = {name: own for own, name in self._name_by_size.items()}
+        steps = [
+            replace(
+                step, parts=tuple(p._replace(axis=names[p.axis]) for p in step.parts)
+            )
+            for step in found
+        ]
         return [
             (step.kind, step_spans(step, self.mesh, self.cluster), step.bytes_ / total)
             for step in steps

@@ -103,8 +103,9 @@ class Messages:
             given = shifted[level.sources] * level.weights - messages[level.received]
             sent = _least_sums(level, given, stacked)
             lowest = np.minimum.reduceat(sent, level.target_starts)
+            # Step by step, so that the bound is the same however levels are laid out.
             for step in level.steps:
-                bound += float(lowest[step.rows].sum())
+                bound += float(np.add.reduce(lowest[step.rows]))
             sent -= np.repeat(lowest, level.target_sizes)
             np.add.at(total, level.targets, sent - messages[level.sent])
             messages[level.sent] = sent
