@@ -17,6 +17,7 @@ from jaxlib.mlir.passmanager import PassManager
 from tepdist.cluster.presets import parse_cluster
 from tepdist.cost.axis_parts import AxisPart, PartSharding, joined
 from tepdist.cost.collectives import collective_s
+from tepdist.cost.pricing import Pricing, reshardings
 from tepdist.cost.resharding import resharding_path, resharding_s, resharding_steps
 from tepdist.cost.resharding_walk import Step
 from tepdist.sharding import Mesh, Sharding
@@ -329,3 +330,26 @@ def steps_of(
     shape: tuple[int, ...] = (16, 16),
 ) -> tuple[Step, ...]:
     return resharding_steps(source, target, shape, itemsize=4, mesh=mesh)
+
+
+@pytest.mark.parametrize("shape", [(8,), (2, 4), (4, 2), (2, 3)])
+def test_a_table_holds_the_time_of_each_resharding(shape):
+    mesh = Mesh.of_shape(shape)
+    cluster = parse_cluster(f"{math.prod(shape)}xa100-80g")
+    lying = tuple(shardings(2, mesh.names))
+    extents = divisible_shape(2, mesh)
+    table = Pricing(cluster, mesh).resharding_table(
+        ITEMSIZE * math.prod(extents), reshardings(lying, lying[::-1])
+    )
+    for source, row in zip(lying, table, strict=True):
+        for target, seconds in zip(reversed(lying), row, strict=True):
+            assert seconds == pytest.approx(
+                resharding_s(
+                    source,
+                    target,
+                    extents,
+                    itemsize=ITEMSIZE,
+                    mesh=mesh,
+                    cluster=cluster,
+                )
+            )

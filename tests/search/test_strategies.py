@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tepdist.analysis.groups import Group, GroupTensor, Member
-from tepdist.search.strategies import strategy_space
+from tepdist.search.strategies import sharding_of, strategy_space
 from tepdist.sharding import Mesh, Sharding
 
 MESHES = ("2", "3", "4", "2x2", "2x3", "4x2", "2x2x2")
@@ -54,6 +54,30 @@ def test_every_tensor_is_divided_by_every_strategy(grp, mesh, scatters):
         for shards, at in zip(space.shards(tensor), index, strict=True):
             local = shardings[at].local_shape(extents, grid)
             assert np.prod(local) * shards == np.prod(extents)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("grp", [PRODUCT, RESHAPE], ids=["product", "reshape"])
+def test_all_strategies_at_once_give_the_shardings_that_each_gives(grp, mesh):
+    grid = Mesh.parse(mesh)
+    space = strategy_space(grp, grid, scatters=True)
+    for tensor in tensors(grp):
+        shardings, index = space.lies(tensor)
+        assert len(set(shardings)) == len(shardings)
+        assert [shardings[at] for at in index] == [
+            sharding_of(strategy, tensor, grid) for strategy in space.strategies
+        ]
+
+
+def test_meshes_whose_axes_divide_the_same_factors_have_strategies_in_common():
+    large = group((64, 128), ((0,), (1,)))
+    spaces = [
+        strategy_space(large, Mesh.parse(mesh), scatters=False)
+        for mesh in ("2x4", "4x2", "2x64")
+    ]
+    assert spaces[0].arrangements is spaces[1].arrangements
+    assert spaces[0].arrangements is not spaces[2].arrangements
+    assert spaces[0].before.tolist() != spaces[1].before.tolist()
 
 
 @pytest.mark.parametrize("mesh", MESHES)

@@ -3,10 +3,13 @@
 A resharding is a few collective steps whose bytes are fixed fractions of the tensor,
 whatever its shape. So the steps of each pair of shardings are found once for each
 mesh, and a table of costs for all pairs of two lists of shardings is one look-up.
+Which pairs there are is the same on all meshes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +24,46 @@ from tepdist.sharding import Mesh, Sharding
 Array = NDArray[np.float64]
 _CONVERT = "stablehlo.convert"
 _Step = tuple[str, tuple[Span, ...], float]  # kind, links, share of the tensor
+_Cuts = tuple[tuple[str, ...], ...]  # axes that cut each dim
+# Axes that cut a dim before and after, of each dim that is cut; others change nothing.
+_Pair = tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reshardings:
+    """From some shardings to others, on any mesh. Compared by identity.
+
+    Attributes:
+        pairs: Those that differ.
+        index: Which of them each is, [sources, targets].
+    """
+
+    pairs: tuple[_Pair, ...]
+    index: NDArray[np.intp]
+
+
+@lru_cache(maxsize=1 << 12)
+def reshardings(
+    sources: tuple[Sharding, ...], targets: tuple[Sharding, ...]
+) -> Reshardings:
+    """All from one of the sources to one of the targets."""
+    numbers: dict[_Pair, int] = {}
+    wanted = [target.dims for target in targets]
+    index = [
+        numbers.setdefault(_pair(source.dims, dims), len(numbers))
+        for source in sources
+        for dims in wanted
+    ]
+    shape = (len(sources), len(targets))
+    return Reshardings(tuple(numbers), np.array(index, np.intp).reshape(shape))
+
+
+def _pair(source: _Cuts, target: _Cuts) -> _Pair:
+    return tuple([cut for cut in zip(source, target, strict=True) if cut[0] or cut[1]])
+
+
+def _renamed(sharding: Sharding, names: Mapping[str, str]) -> Sharding:
+    return Sharding(tuple(tuple(names[axis] for axis in dim) for dim in sharding.dims))
 
 
 class Pricing:
@@ -29,16 +72,17 @@ class Pricing:
     def __init__(self, cluster: Cluster, mesh: Mesh) -> None:
         self.cluster = cluster
         self.mesh = mesh
+        by_size = sorted(mesh.axes, key=lambda axis: axis[1])
+        self._name_by_size = {
+            own: name for (own, _), name in zip(by_size, mesh.names, strict=True)
+        }
+        self._mesh_by_size = Mesh(
+            tuple((self._name_by_size[own], size) for own, size in by_size)
+        )
         self._spans: dict[tuple[str, ...], tuple[Span, ...]] = {}
         self._steps: dict[_Step, int] = {}
-        self._pairs: dict[
-            tuple[tuple[tuple[str, ...], tuple[str, ...]], ...], tuple[int, ...]
-        ] = {}
-        self._numbers: dict[Sharding, int] = {}
-        self._numbered: dict[tuple[int, int], tuple[int, ...]] = {}
-        self._indices: dict[
-            tuple[tuple[Sharding, ...], tuple[Sharding, ...]], NDArray[np.intp]
-        ] = {}
+        self._pairs: dict[_Pair, tuple[int, ...]] = {}
+        self._indices: dict[Reshardings, NDArray[np.intp]] = {}
         self._priced: dict[int, list[float]] = {}
 
     def collective_s(self, kind: str, bytes_: float, axes: tuple[str, ...]) -> float:
@@ -68,13 +112,12 @@ class Pricing:
 
         XLA:GPU moves what it widens before it widens it.
         """
-        dtype = value.dtype
-        if self.cluster.device.platform == "gpu" and value.producer is not None:
-            op = program.ops[value.producer]
-            if op.kind == _CONVERT:
-                given = program.values[op.operands[0]].dtype
-                dtype = min(given, dtype, key=lambda name: DTYPE_BYTES.get(name, 0))
-        return self.moved_itemsize(dtype)
+        dtypes = [value.dtype]
+        if self.cluster.device.platform == "gpu":
+            dtypes.insert(0, converted_dtype(value, program))
+        return self.moved_itemsize(
+            min(dtypes, key=lambda name: DTYPE_BYTES.get(name, 0))
+        )
 
     def resharded_bytes(self, value: Value, program: Program) -> int:
         """Size of a whole tensor as it is moved between shardings [B]."""
@@ -93,80 +136,61 @@ class Pricing:
         self, sources: tuple[Sharding, ...], targets: tuple[Sharding, ...]
     ) -> NDArray[np.intp]:
         """Collectives that each resharding takes, slicing none, [sources, targets]."""
-        counts: NDArray[np.intp] = np.count_nonzero(
-            self._index(sources, targets), axis=2
-        )
-        return counts
+        wanted = reshardings(sources, targets)
+        counts: NDArray[np.intp] = np.count_nonzero(self._index(wanted), axis=1)
+        return counts[wanted.index]
 
-    def resharding_table(
-        self,
-        bytes_: int,
-        sources: tuple[Sharding, ...],
-        targets: tuple[Sharding, ...],
-    ) -> Array:
-        """Time to reshard a tensor [s], [num sources, num targets].
+    def resharding_table(self, bytes_: int, wanted: Reshardings) -> Array:
+        """Time of each resharding of a tensor [s], [num sources, num targets].
 
         Args:
             bytes_: Size of the whole tensor [B].
-            sources: Shardings it may have.
-            targets: Shardings it may be wanted in.
+            wanted: From the shardings it may have to those it may be wanted in.
         """
-        index = self._index(sources, targets)  # first: it may find new steps
-        costs = np.array(self._step_costs(bytes_))
-        table: Array = costs[index].sum(axis=2)
-        return table
+        index = self._index(wanted)  # first: it may find new steps
+        costs: Array = np.array(self._step_costs(bytes_))[index].sum(axis=1)
+        return costs[wanted.index]
 
-    def _index(
-        self, sources: tuple[Sharding, ...], targets: tuple[Sharding, ...]
-    ) -> NDArray[np.intp]:
-        key = (sources, targets)
-        if key not in self._indices:
-            pairs = self._steps_between(sources, targets)
+    def _index(self, wanted: Reshardings) -> NDArray[np.intp]:
+        """Numbers of the steps of each pair, 0 for none, [num pairs, most steps]."""
+        if wanted not in self._indices:
+            pairs = [self._steps_of(pair) for pair in wanted.pairs]
             width = max((len(steps) for steps in pairs), default=0)
             none = (0,) * max(width, 1)
-            index = np.array([steps + none[len(steps) :] for steps in pairs], np.intp)
-            shape = (len(sources), len(targets), len(none))
-            self._indices[key] = index.reshape(shape)
-        return self._indices[key]
+            index = [steps + none[len(steps) :] for steps in pairs]
+            self._indices[wanted] = np.array(index, np.intp).reshape(-1, len(none))
+        return self._indices[wanted]
 
-    def _steps_between(
-        self, sources: tuple[Sharding, ...], targets: tuple[Sharding, ...]
-    ) -> list[tuple[int, ...]]:
-        """Steps from each source to each target, one source after the other."""
-        known = self._numbered
-        # Numbers, for a sharding takes long to hash.
-        rows, columns = (
-            [self._numbers.setdefault(each, len(self._numbers)) for each in shardings]
-            for shardings in (sources, targets)
-        )
-        found = []
-        for row, source in zip(rows, sources, strict=True):
-            for column, target in zip(columns, targets, strict=True):
-                steps = known.get((row, column))
-                if steps is None:
-                    steps = known[row, column] = self._pair(source, target)
-                found.append(steps)
-        return found
-
-    def _pair(self, source: Sharding, target: Sharding) -> tuple[int, ...]:
-        # Dims that neither cuts change nothing.
-        cut = [d for d in zip(source.dims, target.dims, strict=True) if d[0] or d[1]]
-        key = tuple(cut)
-        if key not in self._pairs:
-            source = Sharding(tuple(before for before, _ in cut))
-            target = Sharding(tuple(after for _, after in cut))
-            self._pairs[key] = tuple(
+    def _steps_of(self, pair: _Pair) -> tuple[int, ...]:
+        if pair not in self._pairs:
+            source = Sharding(tuple(before for before, _ in pair))
+            target = Sharding(tuple(after for _, after in pair))
+            self._pairs[pair] = tuple(
                 self._steps.setdefault(step, len(self._steps) + 1)
                 for step in self._shares(source, target)
             )
-        return self._pairs[key]
+        return self._pairs[pair]
 
     def _shares(self, source: Sharding, target: Sharding) -> Sequence[_Step]:
-        # Any shape that every sharding divides gives the shares of all shapes.
+        # Any shape that every sharding divides gives the shares of all shapes. Steps
+        # do not depend on names: with these by size, half the meshes have others'.
         extent = self.mesh.num_devices
         shape = (extent,) * len(source.dims)
         total = float(extent) ** len(shape)
-        steps = resharding_steps(source, target, shape, itemsize=1, mesh=self.mesh)
+        found = resharding_steps(
+            _renamed(source, self._name_by_size),
+            _renamed(target, self._name_by_size),
+            shape,
+            itemsize=1,
+            mesh=self._mesh_by_size,
+        )
+        names = {name: own for own, name in self._name_by_size.items()}
+        steps = [
+            replace(
+                step, parts=tuple(p._replace(axis=names[p.axis]) for p in step.parts)
+            )
+            for step in found
+        ]
         return [
             (step.kind, step_spans(step, self.mesh, self.cluster), step.bytes_ / total)
             for step in steps
@@ -179,3 +203,11 @@ class Pricing:
             for kind, spans, share in list(self._steps)[len(costs) - 1 :]:
                 costs.append(collective_s(kind, share * bytes_, spans))
         return costs
+
+
+def converted_dtype(value: Value, program: Program) -> str:
+    """The dtype that a value is converted from; its own if it is not converted."""
+    op = None if value.producer is None else program.ops[value.producer]
+    if op is None or op.kind != _CONVERT:
+        return value.dtype
+    return program.values[op.operands[0]].dtype

@@ -17,13 +17,13 @@ from tepdist.cost.pricing import Pricing
 from tepdist.errors import OptionsError
 from tepdist.plans.explain import Alternative
 from tepdist.plans.types import Plan, Stage
+from tepdist.search.arrangements import Strategy
 from tepdist.search.constraints import matched_values, wanted_shardings
 from tepdist.search.decode import wanted_operands
 from tepdist.search.descent import Descent
 from tepdist.search.network import Network, unlimited
 from tepdist.search.problem import Builder, Problem
 from tepdist.search.shared import Array
-from tepdist.search.strategies import Strategy
 from tepdist.search.structure import Structure, build_structure
 
 

@@ -10,6 +10,7 @@ from tepdist.cost.pricing import Pricing
 from tepdist.errors import OptionsError
 from tepdist.plans.types import Options
 from tepdist.search.alone import paid_alone
+from tepdist.search.arrangements import Held
 from tepdist.search.clock import never
 from tepdist.search.constraints import wanted_shardings
 from tepdist.search.descent import Descent
@@ -17,7 +18,6 @@ from tepdist.search.limited import LimitedSearch, Outcome, Prices, rank
 from tepdist.search.memory import MemoryModel
 from tepdist.search.problem import Builder, Problem
 from tepdist.search.relaxation import Relaxation
-from tepdist.search.strategies import Held
 from tepdist.search.structure import Structure
 from tepdist.sharding import Mesh
 

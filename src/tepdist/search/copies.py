@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tepdist.cost.pricing import Pricing
+from tepdist.search.links import LinkKind, link_tensors
 from tepdist.search.problem import Problem
-from tepdist.search.reads import link_tensors
 from tepdist.search.shared import Array
-from tepdist.search.structure import LinkKind, Structure
+from tepdist.search.structure import Structure
 from tepdist.sharding import Sharding
 
 
@@ -269,7 +269,7 @@ def _joined(arrays: Sequence[NDArray[np.intp]]) -> NDArray[np.intp]:
 def _pairs(
     structure: Structure, problem: Problem, kind: LinkKind, *, numbering: _Numbering
 ) -> _Pairs:
-    written, read = link_tensors(structure, kind)
+    written, read = link_tensors(structure.groups, kind)
     sources, rows = problem.spaces[kind.source].lies(written)
     targets, columns = problem.spaces[kind.target].lies(read)
     whole = structure.program.values[read.value].bytes_

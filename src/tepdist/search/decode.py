@@ -7,8 +7,9 @@ from tepdist.analysis.groups import GroupTensor, Member
 from tepdist.analysis.nodes import BARRIER
 from tepdist.program.graph import Op, Program
 from tepdist.program.state import lies_as
+from tepdist.search.arrangements import Strategy
 from tepdist.search.problem import Problem
-from tepdist.search.strategies import Strategy, sharding_of
+from tepdist.search.strategies import sharding_of
 from tepdist.search.structure import Structure
 from tepdist.sharding import Mesh, Sharding
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from tepdist.search.arrangements import Strategy
 from tepdist.search.candidates import Candidate
-from tepdist.search.strategies import Strategy
 
 _MOST_DEARER = 0.1  # share of the best cost, that predictions may be off
 _ALIKE = 1e-9  # share of a cost that rounding may add

@@ -145,7 +145,7 @@ class CostSums:
             second: Takes the column.
             table: Cost of each column in each row.
         """
-        costs = table[np.ix_(first.options, second.options)]
+        costs = table[first.options].take(second.options, axis=1)
         self.add_pairs(first.variable, second.variable, costs)
 
     def add_pairs(self, i: int, j: int, costs: Array) -> None:

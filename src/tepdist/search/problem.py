@@ -12,20 +12,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tepdist.analysis.bodies import BodyCollective, body_collectives
-from tepdist.analysis.groups import Group
 from tepdist.cluster.model import Device
 from tepdist.cost.collectives import collective_s
 from tepdist.cost.combining import last_reductions
 from tepdist.cost.compute import kernel_s, memory_s, product_s
 from tepdist.cost.pricing import Pricing
-from tepdist.program.rules import SCATTERING
+from tepdist.search.arrangements import Held, Strategy
 from tepdist.search.clock import never
 from tepdist.search.halos import halo_costs
 from tepdist.search.network import CostSums, Network
 from tepdist.search.reads import Reads
 from tepdist.search.shared import Array
-from tepdist.search.strategies import Held, Space, Strategy, strategy_space
+from tepdist.search.strategies import Space, space_of
 from tepdist.search.structure import Structure
+from tepdist.search.variables import Variable
 from tepdist.search.work import Traffic, Work
 from tepdist.search.zero import scatters_gradients, zero_costs, zero_spaces
 from tepdist.sharding import Sharding
@@ -86,8 +86,14 @@ class Builder:
         self._wanted = wanted
         self._reductions: dict[object, Array] = {}
         self._computed: dict[tuple[int, Space], Array] = {}
+        self._paid: dict[tuple[Variable, Space, bool], tuple[Array, Array]] = {}
         self.spaces = self._find_spaces(held or [None] * len(structure.deciders))
         self._last = self._combined_reductions()
+        self._combined = frozenset(
+            number
+            for number, group in enumerate(structure.deciders if self._last else ())
+            if structure.nodes[structure.groups[group].members[0].node].op in self._last
+        )
 
     def build(self, out_of_time: Callable[[], bool] = never) -> Problem:
         """The problem; every space must have a strategy.
@@ -96,18 +102,17 @@ class Builder:
             TimeIsOver: if the time is over before it is built.
         """
         structure, spaces = self._structure, self.spaces
-        counts = np.bincount(structure.variable_of, structure.counts)
-        compute = tuple(
-            self._compute_costs(variable, space) * counts[variable]
-            for variable, space in enumerate(spaces)
-        )
-        unary = [
-            costs + self._reduction_costs(variable, spaces[variable]) * counts[variable]
-            for variable, costs in enumerate(compute)
+        own_costs = [
+            self._own_costs(variable, space, is_last=number in self._combined)
+            for number, (variable, space) in enumerate(
+                zip(structure.variables, spaces, strict=True)
+            )
         ]
+        compute = tuple(costs for costs, _ in own_costs)
+        unary = [costs for _, costs in own_costs]
         own, shared = halo_costs(structure, self._pricing, spaces)
-        for variable, exchanged in own:
-            unary[variable] = unary[variable] + exchanged
+        for number, exchanged in own:
+            unary[number] = unary[number] + exchanged
         network = Reads(structure, self._pricing, spaces).network(
             unary, shared, out_of_time=out_of_time
         )
@@ -132,37 +137,40 @@ class Builder:
         return last_reductions(structure.program, reducing)
 
     def _find_spaces(self, held: Sequence[Held | None]) -> tuple[Space, ...]:
-        structure = self._structure
-        spaces = [
-            strategy_space(
-                structure.groups[group],
-                self._pricing.mesh,
-                scatters=self._scatters(structure.groups[group]),
-                held=each,
-            )
-            for group, each in zip(structure.deciders, held, strict=True)
-        ]
+        structure, mesh = self._structure, self._pricing.mesh
+        scatters = self._pricing.cluster.scatters_sums or scatters_gradients(self._zero)
+        known: dict[tuple[Variable, Held | None], Space] = {}
+        spaces = []
+        for key in zip(structure.variables, held, strict=True):
+            if key not in known:
+                variable, each = key
+                choices = variable.choices if scatters else variable.unscattered
+                known[key] = space_of(choices, variable.sizes, mesh, held=each)
+            spaces.append(known[key])
         if self._wanted:
             for index, group in enumerate(structure.groups):
-                variable = structure.variable_of[index]
+                number = structure.variable_of[index]
                 for tensor in group.outputs:
                     if tensor.value in self._wanted:
                         sharding = self._wanted[tensor.value]
-                        spaces[variable] = spaces[variable].lying(tensor, sharding)
+                        spaces[number] = spaces[number].lying(tensor, sharding)
         if self._zero is not None:
             return zero_spaces(structure, spaces, self._zero)
         return tuple(spaces)
 
-    def _scatters(self, group: Group) -> bool:
-        """Whether the group's partial results may be scattered."""
-        if not (self._pricing.cluster.scatters_sums or scatters_gradients(self._zero)):
-            return False
-        op = self._structure.nodes[group.members[0].node].op
-        return op is not None and self._structure.program.ops[op].kind in SCATTERING
+    def _own_costs(
+        self, variable: Variable, space: Space, *, is_last: bool
+    ) -> tuple[Array, Array]:
+        """Compute, and that with reductions, per step [s], [num strategies] each."""
+        key = (variable, space, is_last)
+        if key not in self._paid:
+            reduced = self._reduction_costs(variable, space, is_last=is_last)
+            compute = self._compute_costs(variable.work, space) * variable.count
+            self._paid[key] = compute, compute + reduced * variable.count
+        return self._paid[key]
 
-    def _compute_costs(self, variable: int, space: Space) -> Array:
+    def _compute_costs(self, work: Work, space: Space) -> Array:
         """Compute of one group under each strategy [s], [num strategies]."""
-        work = self._structure.work[variable]
         key = (id(work), space)
         if key not in self._computed:
             self._computed[key] = _work_s(
@@ -174,37 +182,29 @@ class Builder:
             )
         return self._computed[key]
 
-    def _reduction_costs(self, variable: int, space: Space) -> Array:
+    def _reduction_costs(
+        self, variable: Variable, space: Space, *, is_last: bool
+    ) -> Array:
         """A group's own reductions under each strategy [s], [num strategies]."""
-        structure = self._structure
-        group = structure.groups[structure.deciders[variable]]
         costs = np.zeros(len(space))
-        root = structure.nodes[group.members[0].node]
-        trips = root.trips
-        body = None if root.op is None else structure.program.ops[root.op].body
-        if body is not None:
-            costs += trips * sum(
+        if variable.op is not None and variable.op.body is not None:
+            costs += variable.trips * sum(
                 each.count * body_collective_s(each, self._pricing)
-                for each in body_collectives(body)
+                for each in body_collectives(variable.op.body)
             )
-        if not group.reduction:
-            return costs
-        for tensor in group.outputs:
-            if tensor.member == 0:
-                value = structure.program.values[tensor.value]
-                bytes_ = self._pricing.moved_bytes(value)
-                is_last = root.op in self._last
-                key = (
-                    *(space, group.reduction, tensor.dims, tensor.reduced),
-                    *(bytes_, is_last),
+        for tensor, value in variable.sums:
+            bytes_ = self._pricing.moved_bytes(value)
+            reduction = variable.choices.reduction
+            key = (
+                *(space, reduction, tensor.dims, tensor.reduced),
+                *(bytes_, is_last),
+            )
+            if key not in self._reductions:
+                local = bytes_ / space.shards(tensor)
+                self._reductions[key] = self._reduction_s(
+                    space, reduction, local, is_last=is_last
                 )
-                if key not in self._reductions:
-                    local = bytes_ / space.shards(tensor)
-                    found = self._reduction_s(
-                        space, group.reduction, local, is_last=is_last
-                    )
-                    self._reductions[key] = found
-                costs += trips * self._reductions[key]
+            costs += variable.trips * self._reductions[key]
         return costs
 
     def _reduction_s(
@@ -216,19 +216,18 @@ class Builder:
         is_last: bool,
     ) -> Array:
         """Time to reduce one tensor under each strategy [s], [num strategies]."""
-        return np.array(
-            [
-                sum(
-                    self._collective_s(kind, payload, axes, is_last=is_last)
-                    for kind, payload, axes in reductions(
-                        strategy, reduction, local, pricing=self._pricing
-                    )
+        firsts = space.arrangements.summing(reduction)
+        keys = list(zip(firsts, local_bytes.tolist(), strict=True))
+        known = {
+            (first, local): sum(
+                self._collective_s(kind, payload, axes, is_last=is_last)
+                for kind, payload, axes in reductions(
+                    space.strategies[first], reduction, local, pricing=self._pricing
                 )
-                for strategy, local in zip(
-                    space.strategies, local_bytes.tolist(), strict=True
-                )
-            ]
-        )
+            )
+            for first, local in dict.fromkeys(keys)
+        }
+        return np.array([known[key] for key in keys])
 
     def _collective_s(
         self, kind: str, payload: float, axes: tuple[str, ...], *, is_last: bool

@@ -7,28 +7,51 @@ of them can want stays binary, the rest is a shared cost.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tepdist.analysis.groups import GroupTensor
-from tepdist.cost.pricing import Pricing
+from tepdist.analysis.nodes import Dims
+from tepdist.cost.pricing import Pricing, Reshardings, reshardings
+from tepdist.search.arrangements import Arrangements
 from tepdist.search.clock import TimeIsOver
+from tepdist.search.links import Fan
 from tepdist.search.network import CostSums, Network, unlimited
 from tepdist.search.shared import Array, Choice, Shared
 from tepdist.search.strategies import Space
-from tepdist.search.structure import Fan, LinkKind, Structure
+from tepdist.search.structure import Structure
 from tepdist.sharding import Sharding
+
+_View = tuple[Arrangements, Dims, bool]  # what a group makes of a tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Wants:
+    """What readers want of a value, on any mesh with these strategies.
+
+    Attributes:
+        rows: Row of a table that each value of the payer takes.
+        readers: For each reader that differs, its position, and the column that each
+            of its values takes.
+        reshardings: Of rows and columns.
+        is_contested: Whether more than one reader can take each column.
+    """
+
+    rows: NDArray[np.intp]
+    readers: tuple[tuple[int, NDArray[np.intp]], ...]
+    reshardings: Reshardings
+    is_contested: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class _Paid:
-    """What the values read by some kinds of links cost, whichever variables decide.
+    """What a reading costs, whichever variables decide.
 
     Attributes:
         rows: Row of the shared table that each value of the payer takes.
-        readers: For each reader that differs, its first kind among those of the fan,
-            and the column that each of its values takes.
+        readers: For each reader that differs, its position, and the column that each
+            of its values takes.
         own: What each reader pays for itself, [values of payer, values of reader].
         shared: Cost of each column in each row; None if nothing is shared.
     """
@@ -45,9 +68,10 @@ class Reads:
     def __init__(
         self, structure: Structure, pricing: Pricing, spaces: Sequence[Space]
     ) -> None:
-        self._structure = structure
+        self._program = structure.program
+        self._fans = structure.fans
         self._pricing = pricing
-        self._spaces = spaces
+        self._arrangements = [space.arrangements for space in spaces]
         # Layers are alike, and so is what is read in them.
         self._known: dict[object, _Paid] = {}
 
@@ -70,7 +94,7 @@ class Reads:
         """
         costs = CostSums(unary)
         found = []
-        for fan in self._structure.fans:
+        for fan in self._fans:
             if out_of_time():
                 raise TimeIsOver
             found.append(self._add(fan, costs))
@@ -80,87 +104,86 @@ class Reads:
 
     def _add(self, fan: Fan, costs: CostSums) -> Shared | None:
         """Adds what readers pay for themselves; what they share, if they do."""
-        kinds = [self._structure.kinds[kind] for kind in fan.kinds]
-        key = self._key(fan, kinds)
+        reading, payer, targets = fan.reading, fan.source, fan.targets
+        known = self._arrangements
+        key = (reading, known[payer], *[known[target] for target in targets])
         if key not in self._known:
-            self._known[key] = self._paid(fan, kinds)
+            self._known[key] = self._paid(fan)
         paid = self._known[key]
-        payer = kinds[0].source
         for (at, _), own in zip(paid.readers, paid.own, strict=True):
-            costs.add_pairs(payer, kinds[at].target, own)
+            costs.add_pairs(payer, targets[at], own)
         if paid.shared is None:
             return None
-        readers = (Choice(kinds[at].target, columns) for at, columns in paid.readers)
+        readers = (Choice(targets[at], columns) for at, columns in paid.readers)
         return Shared(Choice(payer, paid.rows), tuple(readers), paid.shared)
 
-    def _key(self, fan: Fan, kinds: Sequence[LinkKind]) -> object:
-        """Equal for fans that cost the same, but for which variables decide."""
-        local: dict[int, int] = {kinds[0].source: 0}
-        written, _ = link_tensors(self._structure, kinds[0])
-        program = self._structure.program
-        value = program.values[written.value]
-        parts: list[object] = [
-            fan.count * kinds[0].trips,
-            self._pricing.resharded_bytes(value, program),
-            self._spaces[kinds[0].source],
-            (written.dims, written.reduced),
-        ]
-        for kind in kinds:
-            _, read = link_tensors(self._structure, kind)
-            number = local.setdefault(kind.target, len(local))
-            space = self._spaces[kind.target]
-            parts.append((number, space, read.dims, read.reduced))
-        return tuple(parts)
-
-    def _paid(self, fan: Fan, kinds: Sequence[LinkKind]) -> _Paid:
-        written, _ = link_tensors(self._structure, kinds[0])
-        sources, rows = self._spaces[kinds[0].source].lies(written)
-        readers, targets = self._read(kinds)
-        program = self._structure.program
-        value = program.values[written.value]
-        bytes_ = self._pricing.resharded_bytes(value, program)
-        table = self._pricing.resharding_table(bytes_, sources, targets)
-        table = table * (fan.count * kinds[0].trips)
-        taken = np.zeros(len(targets), np.intp)
-        for _, columns in readers:
-            takes = np.zeros(len(targets), np.bool_)
-            takes[columns] = True
-            taken += takes
-        is_shared = (taken > 1) & table.any(axis=0)
-        own = np.where(is_shared, 0.0, table)[rows]
+    def _paid(self, fan: Fan) -> _Paid:
+        reading = fan.reading
+        wants = self._wants(fan)
+        bytes_ = self._pricing.resharded_bytes(reading.value, self._program)
+        table = self._pricing.resharding_table(bytes_, wants.reshardings)
+        table = table * reading.times
+        rows, readers = wants.rows, wants.readers
+        is_shared = wants.is_contested & table.any(axis=0)
+        own = table[rows]
+        if not is_shared.any():
+            paid = tuple(own.take(columns, axis=1) for _, columns in readers)
+            return _Paid(rows, readers, paid, None)
+        own = np.where(is_shared, 0.0, own)
         # What is not shared becomes column 0, which is free.
         numbers = np.where(is_shared, np.cumsum(is_shared), 0)
         free = np.zeros((len(table), 1))
         return _Paid(
             rows=rows,
             readers=tuple((at, numbers[columns]) for at, columns in readers),
-            own=tuple(own[:, columns] for _, columns in readers),
-            shared=np.concatenate([free, table[:, is_shared]], axis=1)
-            if is_shared.any()
-            else None,
+            own=tuple(own.take(columns, axis=1) for _, columns in readers),
+            shared=np.concatenate([free, table[:, is_shared]], axis=1),
         )
 
-    def _read(
-        self, kinds: Sequence[LinkKind]
-    ) -> tuple[list[tuple[int, NDArray[np.intp]]], tuple[Sharding, ...]]:
-        """Readers that differ, as positions and columns; all shardings wanted."""
-        numbers: dict[Sharding, int] = {}
-        readers: dict[tuple[int, bytes], tuple[int, NDArray[np.intp]]] = {}
-        for at, kind in enumerate(kinds):
-            _, read = link_tensors(self._structure, kind)
-            shardings, index = self._spaces[kind.target].lies(read)
-            found = [numbers.setdefault(wanted, len(numbers)) for wanted in shardings]
-            columns: NDArray[np.intp] = np.array(found, np.intp)[index]
-            readers.setdefault((kind.target, columns.tobytes()), (at, columns))
-        return list(readers.values()), tuple(numbers)
+    def _wants(self, fan: Fan) -> _Wants:
+        known, reading = self._arrangements, fan.reading
+        written = reading.written
+        return _find_wants(
+            (known[fan.source], written.dims, written.reduced),
+            tuple(
+                (number, (known[target], read.dims, read.reduced))
+                for target, (number, read) in zip(
+                    fan.targets, reading.readers, strict=True
+                )
+            ),
+        )
 
 
-def link_tensors(
-    structure: Structure, kind: LinkKind
-) -> tuple[GroupTensor, GroupTensor]:
-    """The tensor of a kind of links as it is written and as it is read."""
-    first = kind.first
-    return (
-        structure.groups[first.source].outputs[first.output],
-        structure.groups[first.target].inputs[first.input],
+@lru_cache(maxsize=1 << 12)
+def _find_wants(written: _View, read: tuple[tuple[int, _View], ...]) -> _Wants:
+    """What readers want.
+
+    Args:
+        written: The value as the payer's group sees it.
+        read: Of each reader the number of its variable, and the value as its group
+            sees it.
+    """
+    sources, rows = _lies(written)
+    numbers: dict[Sharding, int] = {}
+    readers: dict[tuple[int, bytes], tuple[int, NDArray[np.intp]]] = {}
+    for at, (variable, view) in enumerate(read):
+        shardings, index = _lies(view)
+        found = [numbers.setdefault(wanted, len(numbers)) for wanted in shardings]
+        columns: NDArray[np.intp] = np.array(found, np.intp)[index]
+        readers.setdefault((variable, columns.tobytes()), (at, columns))
+    taken = np.zeros(len(numbers), np.intp)
+    for _, columns in readers.values():
+        takes = np.zeros(len(numbers), np.bool_)
+        takes[columns] = True
+        taken += takes
+    return _Wants(
+        rows,
+        tuple(readers.values()),
+        reshardings(sources, tuple(numbers)),
+        taken > 1,
     )
+
+
+def _lies(view: _View) -> tuple[tuple[Sharding, ...], NDArray[np.intp]]:
+    arrangements, dims, reduced = view
+    return arrangements.lies(dims, reduced=reduced)

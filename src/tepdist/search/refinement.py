@@ -20,6 +20,7 @@ import numpy as np
 
 from tepdist.cluster.model import LinkLevel
 from tepdist.cost.pricing import Pricing
+from tepdist.search.arrangements import Held, Strategy
 from tepdist.search.candidates import (
     PROVEN,
     SWEEPS,
@@ -28,7 +29,6 @@ from tepdist.search.candidates import (
     first_answer,
     make_candidate,
 )
-from tepdist.search.strategies import Held, Strategy
 from tepdist.sharding import Mesh
 
 # Two axes that save less over one than this share are not worth a third.

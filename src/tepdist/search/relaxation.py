@@ -35,16 +35,14 @@ class Relaxation:
         self._divided = replace(network, unary=nothing, binary={}).charged(
             network.shared, divided=True
         )
-        ends = {*network.binary, *self._divided.binary}
-        around = np.zeros(network.num_variables, np.intp)
-        for i, j in ends:
-            around[[i, j]] += 1
+        ends = sorted({*network.binary, *self._divided.binary})
+        around = np.bincount(
+            np.array(ends, np.intp).ravel(), minlength=network.num_variables
+        )
         # Messages converge faster from the variables with most edges outwards.
         self._order = np.argsort(-around, kind="stable").tolist()
         position = {variable: at for at, variable in enumerate(self._order)}
-        self._edges = {
-            pair: (position[pair[0]], position[pair[1]]) for pair in sorted(ends)
-        }
+        self._edges = {pair: (position[pair[0]], position[pair[1]]) for pair in ends}
         edges = dict(
             zip(
                 ((min(places), max(places)) for places in self._edges.values()),
@@ -67,10 +65,11 @@ class Relaxation:
         """Binary costs with what is divided, from the earlier variable on."""
         found = []
         for (i, j), (first, second) in self._edges.items():
-            table = np.zeros((len(network.unary[i]), len(network.unary[j])))
-            for costs in (network, self._divided):
-                if (i, j) in costs.binary:
-                    table += costs.binary[i, j]
+            known = (network.binary.get((i, j)), self._divided.binary.get((i, j)))
+            tables = [costs for costs in known if costs is not None]
+            if not tables:
+                tables = [np.zeros((len(network.unary[i]), len(network.unary[j])))]
+            table = tables[0] if len(tables) == 1 else tables[0] + tables[1]
             found.append(table if first < second else table.T)
         return found
 

@@ -21,10 +21,11 @@ from tepdist.program.state import lent_buffers
 from tepdist.search.allocated import allocated_bytes
 from tepdist.search.decode import decode, strategy_of
 from tepdist.search.halos import permute_s, permutes, windowed
+from tepdist.search.links import link_trips
 from tepdist.search.memory import MemoryModel
 from tepdist.search.problem import Problem, body_collective_s, reductions
 from tepdist.search.strategies import sharding_of
-from tepdist.search.structure import Structure, link_trips
+from tepdist.search.structure import Structure
 from tepdist.sharding import Mesh
 
 REDUCING = ("all_reduce", "reduce_scatter")

@@ -1,7 +1,6 @@
 """What the search knows of a program before any mesh is looked at."""
 
 import math
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,40 +18,12 @@ from tepdist.cluster.model import Device
 from tepdist.program.graph import CONSTRAINT, Op, Program
 from tepdist.program.roles import Roles
 from tepdist.program.state import next_values
+from tepdist.search.links import Fan, LinkKind, find_fans, link_kinds
+from tepdist.search.variables import Variable, alike_variables
 from tepdist.search.work import Work, group_work
 
 # Below this many groups every layer decides for itself.
 TIE_ABOVE_GROUPS = 600
-
-
-@dataclass(frozen=True, slots=True)
-class LinkKind:
-    """Links that one pair of variables decides alike.
-
-    Attributes:
-        first: One of them.
-        source: Variable of the groups that define the tensor.
-        target: Variable of the groups that read it.
-        trips: How often per step each may have to reshard.
-    """
-
-    first: Link
-    source: int
-    target: int
-    trips: int
-
-
-@dataclass(frozen=True, slots=True)
-class Fan:
-    """Values that are read by the same kinds of links.
-
-    Attributes:
-        kinds: All kinds of links that read such a value.
-        count: How many such values there are.
-    """
-
-    kinds: tuple[int, ...]
-    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +89,7 @@ class Structure:
         fans: Which kinds read a value together.
         copied_links: Links whose copies take memory.
         buffers: Buffers that a strategy can cut.
-        work: Work of each decider; what takes the same time is one object.
+        variables: What each decides about; variables that decide alike are one object.
         windowed: Groups whose first op slides a window that may be cut.
     """
 
@@ -137,7 +108,7 @@ class Structure:
     fans: tuple[Fan, ...]
     copied_links: CopiedLinks
     buffers: Buffers
-    work: tuple[Work, ...]
+    variables: tuple[Variable, ...]
     windowed: tuple[int, ...]
 
     @property
@@ -177,7 +148,7 @@ def build_structure(
     deciders = tuple(sorted(set(ties)))
     variables = {group: variable for variable, group in enumerate(deciders)}
     variable_of = tuple(variables[tie] for tie in ties)
-    kinds, kind_of = _link_kinds(nodes, groups, links, variable_of=variable_of)
+    kinds, kind_of = link_kinds(nodes, groups, links, variable_of=variable_of)
     # In memory a constraint is as good as pointwise: it may take its operand's buffer.
     pointwise = frozenset(
         node.op
@@ -202,7 +173,7 @@ def build_structure(
     )
     halos = frozenset(op.index for op in program.ops if op.rule and op.rule.halos)
     known: dict[object, Work] = {}
-    work = tuple(known.setdefault(each.key, each) for each in works)
+    work = [known.setdefault(each.key, each) for each in works]
     return Structure(
         folded=folded,
         next_values=grouped.next_values,
@@ -216,7 +187,9 @@ def build_structure(
         deciders=deciders,
         variable_of=variable_of,
         kinds=kinds,
-        fans=_find_fans(links, kind_of, grouped.counts),
+        fans=find_fans(
+            program, groups, links, kinds=kinds, kind_of=kind_of, counts=grouped.counts
+        ),
         copied_links=_copied_links(grouped, links, kind_of=kind_of, liveness=liveness),
         buffers=_with_temporaries(
             _find_buffers(grouped, variable_of, liveness=liveness),
@@ -225,7 +198,13 @@ def build_structure(
             variable_of=variable_of,
             liveness=liveness,
         ),
-        work=work,
+        variables=alike_variables(
+            program,
+            nodes,
+            [groups[decider] for decider in deciders],
+            work=work,
+            counts=np.bincount(variable_of, grouped.counts).tolist(),
+        ),
         windowed=tuple(
             index
             for index, group in enumerate(groups)
@@ -267,48 +246,6 @@ class _Grouped:
             for root in roots
         )
         return _Grouped(folded, following, nodes, groups, counts)
-
-
-def _link_kinds(
-    nodes: Sequence[Node],
-    groups: Sequence[Group],
-    links: Sequence[Link],
-    *,
-    variable_of: Sequence[int],
-) -> tuple[tuple[LinkKind, ...], tuple[int, ...]]:
-    numbers: dict[tuple[int, int, int, int], int] = {}
-    firsts: list[Link] = []
-    kind_of = []
-    for link in links:
-        source, target = variable_of[link.source], variable_of[link.target]
-        kind = numbers.setdefault(
-            (source, link.output, target, link.input), len(numbers)
-        )
-        if kind == len(firsts):
-            firsts.append(link)
-        kind_of.append(kind)
-    kinds = tuple(
-        LinkKind(
-            first=link,
-            source=variable_of[link.source],
-            target=variable_of[link.target],
-            trips=link_trips(nodes, groups, link),
-        )
-        for kind, link in enumerate(firsts)
-    )
-    return kinds, tuple(kind_of)
-
-
-def _find_fans(
-    links: Sequence[Link], kind_of: Sequence[int], counts: Sequence[int]
-) -> tuple[Fan, ...]:
-    readers: dict[tuple[int, int], set[int]] = defaultdict(set)
-    for link, kind in zip(links, kind_of, strict=True):
-        readers[link.source, link.output].add(kind)
-    totals: dict[tuple[int, ...], int] = defaultdict(int)
-    for (source, _), kinds in readers.items():
-        totals[tuple(sorted(kinds))] += counts[source]
-    return tuple(Fan(kinds, count) for kinds, count in totals.items())
 
 
 def _copied_links(
@@ -423,15 +360,3 @@ def _with_temporaries(
         start=np.append(buffers.start, positions),
         end=np.append(buffers.end, positions),
     )
-
-
-def link_trips(nodes: Sequence[Node], groups: Sequence[Group], link: Link) -> int:
-    """How often a link may reshard: as often as its value is made.
-
-    So what enters a loop from outside does so once, what a loop carries on each turn.
-    """
-    group = groups[link.source]
-    written = group.outputs[link.output]
-    writer = nodes[group.members[written.member].node]
-    is_result = written.value == writer.outputs[0].value
-    return writer.trips if is_result else writer.inner_trips

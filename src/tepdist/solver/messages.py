@@ -23,9 +23,13 @@ class Messages:
     """Messages along the edges of a network, kept while its costs change."""
 
     def __init__(self, layout: Layout, edges: Mapping[tuple[int, int], Array]) -> None:
+        sizes = tuple(np.diff(layout.offsets).tolist())
         self._layout = layout
         self._tables = tuple(edges.values())
-        self._sweeps = sweeps(layout, edges)
+        self._sweeps = sweeps(sizes, tuple(edges))
+        self._forward = [_room(level) for level in self._sweeps.forward]
+        self._backward = [_room(level) for level in self._sweeps.backward]
+        self._fill()
         self._messages = np.zeros(self._sweeps.num_elements)
 
     def price(self, tables: Sequence[Array]) -> None:
@@ -35,12 +39,19 @@ class Messages:
             tables: One for each edge, in the order of the first ones.
         """
         self._tables = tuple(tables)
-        for levels, is_back in ((self._sweeps.forward, 0), (self._sweeps.backward, 1)):
-            for level in levels:
-                for step in level.steps:
-                    for row, edge in enumerate(step.edges.tolist()):
-                        table = tables[edge]
-                        step.tables[row] = table.T if is_back else table
+        self._fill()
+
+    def _fill(self) -> None:
+        """Stacks the tables of each step."""
+        turned = tuple(table.T for table in self._tables)
+        for levels, stacks, tables in (
+            (self._sweeps.forward, self._forward, self._tables),
+            (self._sweeps.backward, self._backward, turned),
+        ):
+            for level, stacked in zip(levels, stacks, strict=True):
+                for step, stack in zip(level.steps, stacked, strict=True):
+                    for row, edge in zip(stack, step.edges, strict=True):
+                        row[...] = tables[edge]
 
     def marginals(self, unary: Array) -> Array:
         """Costs of each value with the messages to it, [values].
@@ -60,8 +71,7 @@ class Messages:
         return total
 
     def _add(self, total: Array, level: Level) -> None:
-        for step in level.steps:
-            np.add.at(total, step.targets, self._messages[step.sent])
+        np.add.at(total, level.targets, self._messages[level.sent])
 
     def improve(self, unary: Array) -> float:
         """One sweep there and back.
@@ -73,28 +83,32 @@ class Messages:
             A lower bound on the cost of any assignment.
         """
         total = self.marginals(unary)
-        self._pass(total, self._sweeps.forward)
-        return self._pass(total, self._sweeps.backward)
+        self._pass(total, self._sweeps.forward, self._forward)
+        return self._pass(total, self._sweeps.backward, self._backward)
 
-    def _pass(self, total: Array, levels: Sequence[Level]) -> float:
+    def _pass(
+        self, total: Array, levels: Sequence[Level], stacks: Sequence[Sequence[Array]]
+    ) -> float:
         """Renews the messages of one direction; the bound counts what they leave."""
         bound = 0.0
         messages = self._messages
         shifted = np.empty_like(total)
-        for level in levels:
+        for level, stacked in zip(levels, stacks, strict=True):
             here = total[level.values]
             least = np.minimum.reduceat(here, level.starts)
             bound += float(least.sum())
-            sizes = np.diff(level.starts, append=len(here))
-            shifted[level.values] = here - np.repeat(least, sizes)
+            if not level.steps:
+                continue
+            shifted[level.values] = here - np.repeat(least, level.sizes)
+            given = shifted[level.sources] * level.weights - messages[level.received]
+            sent = _least_sums(level, given, stacked)
+            lowest = np.minimum.reduceat(sent, level.target_starts)
+            # Step by step, so that the bound is the same however levels are laid out.
             for step in level.steps:
-                given = shifted[step.sources] * step.weights - messages[step.received]
-                sent = (given[:, :, None] + step.tables).min(axis=1)
-                lowest = sent.min(axis=1, keepdims=True)
-                bound += float(lowest.sum())
-                sent -= lowest
-                np.add.at(total, step.targets, sent - messages[step.sent])
-                messages[step.sent] = sent
+                bound += float(np.add.reduce(lowest[step.rows]))
+            sent -= np.repeat(lowest, level.target_sizes)
+            np.add.at(total, level.targets, sent - messages[level.sent])
+            messages[level.sent] = sent
         return bound
 
     def round(self, unary: Array) -> tuple[int, ...]:
@@ -106,13 +120,13 @@ class Messages:
         layout = self._layout
         total = self._from_above(unary)
         chosen = np.zeros(layout.num_variables, np.intp)
-        for level in self._sweeps.forward:
+        for level, stacked in zip(self._sweeps.forward, self._forward, strict=True):
             parts = np.split(total[level.values], level.starts[1:])
             chosen[level.variables] = [part.argmin() for part in parts]
-            for step in level.steps:
-                rows = chosen[layout.owners[step.sources[:, 0]]]
-                table = step.tables[np.arange(len(rows)), rows]
-                np.add.at(total, step.targets, table)
+            for step, stack in zip(level.steps, stacked, strict=True):
+                rows = chosen[step.variables]
+                costs = stack[np.arange(len(rows)), rows]
+                np.add.at(total, level.targets[step.sent], costs.ravel())
         return tuple(chosen.tolist())
 
     def reparametrized(self, unary: Array) -> Reparametrized:
@@ -138,3 +152,19 @@ class Messages:
             constant += least
             parts.append(costs - least)
         return Reparametrized(tuple(parts), tuple(tables), constant)
+
+
+def _room(level: Level) -> list[Array]:
+    """Room for the stacked tables of each step."""
+    return [np.empty(step.shape) for step in level.steps]
+
+
+def _least_sums(level: Level, given: Array, stacked: Sequence[Array]) -> Array:
+    """What each value at a target costs with the best one at the source, flat."""
+    sent = np.empty(len(level.targets))
+    for step, tables in zip(level.steps, stacked, strict=True):
+        count, num_source, num_target = step.shape
+        sums = given[step.given].reshape(count, num_source, 1) + tables
+        out = sent[step.sent].reshape(count, num_target)
+        np.minimum.reduce(sums, axis=1, out=out)
+    return sent
