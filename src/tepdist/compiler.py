@@ -13,7 +13,6 @@ from tepdist.program.fingerprint import fingerprint
 from tepdist.program.graph import Program
 from tepdist.program.roles import Roles
 from tepdist.program.sidecar import check_roles
-from tepdist.runtime.repricing import reprice
 from tepdist.search.clock import Progress, time_limit_s
 from tepdist.search.spmd import Costed, search
 from tepdist.search.zero import ZERO_STAGES
@@ -74,6 +73,9 @@ def _other(plan: Plan, costed: Costed) -> Plan:
 
 def _best_compiled(plans: Sequence[Plan]) -> Plan:
     """The best of some plans as compiled, which its record tells."""
+    # It imports JAX, which takes a second; other levels do without.
+    from tepdist.runtime.repricing import reprice
+
     record, options = plans[0].search, plans[0].options
     limit_s = time_limit_s(options)
     begin_s = time.perf_counter()
