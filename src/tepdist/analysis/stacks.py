@@ -51,10 +51,8 @@ def find_stacks(program: Program, reads: Reads) -> Iterator[Stack]:
         reads: Its reads.
     """
     left = list(find_runs(program, MIN_LAYERS - EDGE))
-    while left:
-        seed = max(left, key=lambda run: run.stop - run.start)
-        if seed.count < MIN_LAYERS:
-            return
+    while seeds := [run for run in left if run.count >= MIN_LAYERS]:
+        seed = max(seeds, key=lambda run: run.stop - run.start)
         found = {seed}
         # A layer may be several blocks of the longest run.
         for parts in range(1, min(seed.count // MIN_LAYERS, _MOST_PARTS) + 1):
