@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tepdist import zoo
 from tepdist.cluster.presets import parse_cluster
 from tepdist.cost.pricing import Pricing
 from tepdist.frontends.jax import trace
@@ -24,6 +25,17 @@ from tepdist.sharding import Mesh, Sharding
 CPU = parse_cluster("cpu:4").device
 
 EXTENTS = (2, 4, 6, 8, 32, 256, 1024)
+
+
+@pytest.fixture(scope="session")
+def trace_step():
+    """Traces the training step of a built-in program."""
+
+    def traced(spec):
+        built = zoo.build(spec)
+        return trace(built.train_step, (built.state, built.batch), {})
+
+    return traced
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,9 @@
 
 import pytest
 
-from tepdist import zoo
 from tepdist.analysis.folding import Folded
 from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
-from tepdist.frontends.jax import trace
 from tepdist.plans.types import Options
 from tepdist.search import structure
 from tepdist.search.alternatives import find_alternatives
@@ -22,9 +20,8 @@ CLOSE = 0.03
 
 
 @pytest.fixture(scope="module", params=SPECS.values(), ids=SPECS)
-def traced(request):
-    program = zoo.build(request.param)
-    return trace(program.train_step, (program.state, program.batch), {})
+def traced(request, trace_step):
+    return trace_step(request.param)
 
 
 @pytest.fixture
@@ -74,9 +71,8 @@ def test_folding_changes_no_plan(traced, planned, cluster, options):
     )
 
 
-def test_alternatives_of_a_layer_that_is_left_out_are_known(planned):
-    program = zoo.build(SPECS["mlp"])
-    traced = trace(program.train_step, (program.state, program.batch), {})
+def test_alternatives_of_a_layer_that_is_left_out_are_known(planned, trace_step):
+    traced = trace_step(SPECS["mlp"])
     plan = planned(traced, "cpu:4", folds=True, mesh=Mesh.parse("2x2"))
     inner, other = (find_alternatives(plan, f"params/{at}/w") for at in (9, 11))
     assert len(inner) > 1

@@ -2,10 +2,8 @@
 
 import pytest
 
-from tepdist import zoo
 from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
-from tepdist.frontends.jax import trace
 from tepdist.plans.types import Options
 from tepdist.search import structure
 from tepdist.sharding import Mesh
@@ -22,9 +20,8 @@ CLOSE = 1.001
 
 
 @pytest.fixture(scope="module", params=SPECS.values(), ids=SPECS)
-def traced(request):
-    program = zoo.build(request.param)
-    return trace(program.train_step, (program.state, program.batch), {})
+def traced(request, trace_step):
+    return trace_step(request.param)
 
 
 @pytest.fixture
@@ -78,9 +75,8 @@ def test_a_tied_plan_costs_what_an_untied_one_costs(traced, planned, mesh):
     assert untied.lower_bound_s * (1 - 1e-6) <= tied.cost_s <= untied.cost_s * CLOSE
 
 
-def test_a_constraint_on_one_layer_leaves_the_others_alone(planned):
-    program = zoo.build(SPECS["narrow_mlp"])
-    traced = trace(program.train_step, (program.state, program.batch), {})
+def test_a_constraint_on_one_layer_leaves_the_others_alone(planned, trace_step):
+    traced = trace_step(SPECS["narrow_mlp"])
     free = planned(traced, "4", tied=True).argument_shardings()
     wanted = {"params/7/w": (("x",), ())}
     plan = planned(traced, "4", tied=True, constraints=wanted)

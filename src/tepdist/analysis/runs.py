@@ -35,6 +35,11 @@ class Run:
         """Op after the last block."""
         return self.start + self.period * self.count
 
+    @property
+    def end(self) -> int:
+        """Op after all that goes on alike."""
+        return self.stop + self.rest
+
     @staticmethod
     def within(start: int, stop: int, period: int) -> "Run":
         """As many blocks as there are from one op to before another."""
@@ -43,11 +48,11 @@ class Run:
 
     def joined(self, parts: int) -> "Run":
         """The same in blocks that are so many of these."""
-        return Run.within(self.start, self.stop + self.rest, self.period * parts)
+        return Run.within(self.start, self.end, self.period * parts)
 
     def shifted(self, ops: int) -> "Run":
         """The same from so many ops later on."""
-        return Run.within(self.start + ops, self.stop + self.rest, self.period)
+        return Run.within(self.start + ops, self.end, self.period)
 
 
 def find_runs(program: Program, min_count: int) -> tuple[Run, ...]:
@@ -117,8 +122,8 @@ def _stretches(kinds: Ints, period: int) -> list[tuple[int, int]]:
 
 def _within(run: Run, is_free: Bools, is_top: Bools) -> Run | None:
     """What is left of a run where others are; blocks start at the top."""
-    taken = np.flatnonzero(~is_free[run.start : run.stop + run.rest])
-    start, stop = run.start, run.stop + run.rest
+    taken = np.flatnonzero(~is_free[run.start : run.end])
+    start, stop = run.start, run.end
     if len(taken):
         # Others are longer, so they stand before it or behind it.
         before, behind = int(taken[0]), len(is_free[start:stop]) - 1 - int(taken[-1])

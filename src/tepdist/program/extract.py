@@ -92,7 +92,6 @@ class _Builder:
     values: list[Value] = field(default_factory=list)
     indices: dict[AnyValue, int] = field(default_factory=dict)
     types: dict[ir.Type, Type] = field(default_factory=dict)
-    type_of: list[ir.Type] = field(default_factory=list)  # of each value
     rules: dict[str, Rule | None] = field(default_factory=dict)
     signatures: Signatures = field(default_factory=lambda: Signatures(RULE_ATTRIBUTE))
     num_ops: int = 0
@@ -107,7 +106,6 @@ class _Builder:
     def add_value(self, value: AnyValue, name: str, producer: int | None) -> int:
         index = len(self.values)
         type_ = value.type
-        self.type_of.append(type_)
         known = self.types.get(type_)
         if known is None:
             known = self.types[type_] = _read_type(type_, name)
@@ -128,11 +126,7 @@ class _Builder:
                 for i, result in enumerate(made)
             ]
         )
-        signature = self.signatures.of(
-            op,
-            [self.type_of[value] for value in operands],
-            [self.type_of[value] for value in results],
-        )
+        signature = self.signatures.of(op, read, made)
         self.ops[index] = Op(
             index=index,
             kind=kind,

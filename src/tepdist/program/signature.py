@@ -29,15 +29,15 @@ class Signatures:
     def of(
         self,
         op: ir.Operation,
-        operands: Sequence[ir.Type],
-        results: Sequence[ir.Type],
+        operands: Sequence[AnyValue],
+        results: Sequence[AnyValue],
     ) -> str:
         """Stable across processes and positions in the module.
 
         Args:
             op: Any.
-            operands: Types of its operands; to list them takes longer than all else.
-            results: Types of its results.
+            operands: Its operands; to list them takes longer than all else here.
+            results: Its results.
         """
         key = self._key(op, operands, results, local={})
         known = self.known.get(key)
@@ -49,8 +49,8 @@ class Signatures:
     def _key(
         self,
         op: ir.Operation,
-        operands: Sequence[ir.Type],
-        results: Sequence[ir.Type],
+        operands: Sequence[AnyValue],
+        results: Sequence[AnyValue],
         *,
         local: dict[AnyValue, int],
     ) -> Key:
@@ -66,9 +66,9 @@ class Signatures:
             if name != self.ignored or kind == CUSTOM_CALL:
                 parts += (name, _attribute(attributes, name))
         parts.append("operands")
-        parts += operands
+        parts += [operand.type for operand in operands]
         parts.append("results")
-        parts += results
+        parts += [result.type for result in results]
         for region in op.regions:
             for block in region.blocks:
                 parts.append(self._block_key(block, local))
@@ -82,8 +82,7 @@ class Signatures:
         for op in block.operations:
             operands, results = list(op.operands), list(op.results)
             parts += [local.setdefault(v, len(local)) for v in operands]
-            types = [[value.type for value in values] for values in (operands, results)]
-            parts.append(self._key(op.operation, *types, local=local))
+            parts.append(self._key(op.operation, operands, results, local=local))
             for result in results:
                 local[result] = len(local)
         return tuple(parts)

@@ -37,14 +37,6 @@ class Strategy:
     def is_scattered(self, axis: int) -> bool:
         return self.before[axis] != self.after[axis] and self.after[axis] is not None
 
-    def axes_of(self, factor: int, *, reduced: bool) -> tuple[int, ...]:
-        """Axes that cut a factor, major first: a scattered axis cuts what is left."""
-        assigned = self.after if reduced else self.before
-        axes = [axis for axis, cut in enumerate(assigned) if cut == factor]
-        if reduced:
-            axes.sort(key=self.is_scattered)
-        return tuple(axes)
-
 
 @dataclass(frozen=True, slots=True)
 class Held:
