@@ -28,7 +28,7 @@ def paid_alone(network: Network, *, out_of_time: Callable[[], bool]) -> tuple[in
         out_of_time: Asked between sweeps.
     """
     alone = stated(network.charged(network.shared, divided=False))
-    reduction = reduce(alone, is_out_of_time=out_of_time)
+    reduction = reduce(alone, is_out_of_time=out_of_time, by_dominance=False)
     problem = reduction.problem
     if not problem.num_variables:
         return reduction.expand(())

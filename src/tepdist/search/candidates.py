@@ -1,7 +1,7 @@
 """Candidates: one mesh each, the problem on it, and what is known of its answer."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from tepdist.search.constraints import wanted_shardings
 from tepdist.search.descent import Descent
 from tepdist.search.limited import LimitedSearch, Outcome, Prices, rank
 from tepdist.search.memory import MemoryModel
+from tepdist.search.network import Network
 from tepdist.search.problem import Builder, Problem
 from tepdist.search.relaxation import Relaxation
 from tepdist.search.structure import Structure
@@ -126,7 +127,7 @@ def first_answer(
     out_of_time: Callable[[], bool],
     prices: Prices = (),
 ) -> Outcome:
-    """An answer by messages and descent alone.
+    """An answer by messages and descent.
 
     Args:
         candidate: Whose problem it answers.
@@ -136,9 +137,9 @@ def first_answer(
     """
     network, search = candidate.problem.network, candidate.limited
     first = candidate.relaxation.rounded()
-    if candidate.bound < network.cost(first) * (1 - _GOOD):
-        alone = Descent(network).improve(paid_alone(network, out_of_time=out_of_time))
-        first = min(first, alone, key=network.cost)
+    # What overflows is where the search within the limit begins.
+    if candidate.memory.profile(first).max() > search.limit:
+        first = _closer(network, first, bound=candidate.bound, out_of_time=out_of_time)
     if start is not None:
         first = min(first, Descent(network).improve(start), key=network.cost)
         search.offer(tuple(start))
@@ -148,6 +149,47 @@ def first_answer(
     return search.run(
         first, bound=candidate.bound, out_of_time=out_of_time, prices=prices
     )
+
+
+def closer_answer(
+    candidate: Candidate, *, out_of_time: Callable[[], bool], best: float = np.inf
+) -> Candidate:
+    """With a better answer, where its bound leaves room for one below the best.
+
+    Where the limit binds `first_answer` has gone this far.
+
+    Args:
+        candidate: Answered, or ruled out.
+        out_of_time: Asked between tries.
+        best: Cost of the best answer of others [s].
+    """
+    search, outcome = candidate.limited, candidate.outcome
+    if outcome is None or search.binds or candidate.least_peak > search.limit:
+        return candidate
+    if candidate.bound >= best * (1 - _GOOD):
+        return candidate
+    found = _closer(
+        candidate.problem.network,
+        outcome.assignment,
+        bound=candidate.bound,
+        out_of_time=out_of_time,
+    )
+    outcome = search.run(found, bound=candidate.bound, out_of_time=out_of_time)
+    return replace(candidate, outcome=outcome)
+
+
+def _closer(
+    network: Network,
+    known: tuple[int, ...],
+    *,
+    bound: float,
+    out_of_time: Callable[[], bool],
+) -> tuple[int, ...]:
+    """A better assignment, limits left aside, where the bound leaves room for one."""
+    if bound >= network.cost(known) * (1 - _GOOD):
+        return known
+    alone = Descent(network).improve(paid_alone(network, out_of_time=out_of_time))
+    return min(known, alone, key=network.cost)
 
 
 def _cannot_honour(

@@ -16,6 +16,7 @@ from tepdist.search.candidates import (
     SWEEPS,
     Candidate,
     Question,
+    closer_answer,
     first_answer,
     make_candidate,
 )
@@ -75,6 +76,7 @@ def _together(question: Question, mesh: Mesh, cut: int) -> Candidate:
     joined = make_candidate(question, Pricing(question.cluster, Mesh.of_shape(shape)))
     joined.relaxation.sweep(SWEEPS)
     joined = replace(joined, outcome=first_answer(joined, out_of_time=never))
+    joined = closer_answer(joined, out_of_time=never)
     part_of = tuple(int(axis >= cut) for axis in range(len(mesh.axes)))
     apart = neighbour(question, joined, Move(mesh, part_of, free=()))
     outcome = first_answer(apart.candidate, apart.start, out_of_time=never)

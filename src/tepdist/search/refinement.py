@@ -26,6 +26,7 @@ from tepdist.search.candidates import (
     SWEEPS,
     Candidate,
     Question,
+    closer_answer,
     first_answer,
     make_candidate,
 )
@@ -209,7 +210,10 @@ def answers_near(
     for each in built[:_MOST_ANSWERED]:
         candidate = each.candidate
         outcome = first_answer(candidate, each.start, out_of_time=out_of_time)
-        answered.append(replace(each, candidate=replace(candidate, outcome=outcome)))
+        candidate = closer_answer(
+            replace(candidate, outcome=outcome), out_of_time=out_of_time, best=enough
+        )
+        answered.append(replace(each, candidate=candidate))
     return answered
 
 

