@@ -19,8 +19,9 @@ from tepdist.cost.elementwise import curve_s
 HALF_EXTENTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 NUM_RATES = 60
 NUM_PACKING_RATES = 16
-# Times the best rate reached: what a product of any size may run at, at most.
-MOST_ABOVE = 8.0
+# Times the best rate reached: what a product of any size may run at, at most. Squares
+# were timed until one took long, so that it cannot be much more.
+MOST_ABOVE = 1.5
 SHORTEST_S = 1e-12  # stands for a time too short to be seen
 
 

@@ -41,10 +41,12 @@ Timed = TypeVar("Timed", TimedKernel, TimedCollective, TimedProduct)
 
 LONG_S = 5e-3  # what takes this long tells what larger ones do
 LEAST_SIZES = 3
+LEAST_FLAT = 2  # edges beside which flat products are timed, at least
 KERNEL_ELEMENTS = tuple(2**exponent for exponent in range(8, 30, 2))
 EDGES = tuple(2**exponent for exponent in range(5, 15))
 # Short side of the flat products beside a square, as a share of its edge.
 FLAT = (1 / 32, 1 / 4)
+LEAST_EXTENT = 8  # products of fewer are made of other kernels
 ROWS = tuple(2**exponent for exponent in range(3, 19, 3))
 COMBINED_BYTES = tuple(2**exponent for exponent in range(10, 32))
 # Combining saves where an added member takes less than this share of one alone.
@@ -174,22 +176,31 @@ class Calibration:
     def _products(
         self, dtype: str, dtypes: Sequence[str]
     ) -> Iterator["_Probe[TimedProduct]"]:
+        """Squares until one is long: they tell the rate; then the flat ones beside."""
         share = (dtypes.index(dtype) + 1) / len(dtypes)
         until = COLLECTIVES_SHARE + (FIRST_PASS_SHARE - COLLECTIVES_SHARE) * share
-        for number, edge in enumerate(EDGES):
-            square, *flat = [
-                self._probe(
-                    f"{dtype} products of {edge}",
-                    partial(time_product, self._devices, extents, dtype),
-                )
-                for extents in _shapes(edge)
-            ]
-            yield from (square, *flat)
-            if number + 1 >= LEAST_SIZES and (
-                self._is_long(square.first.seconds, square.first.bytes_)
-                or self._spent > until
+        edges = []
+        for edge in EDGES:
+            edges.append(edge)
+            square = self._product((edge, edge, edge), dtype)
+            yield square
+            if len(edges) >= LEAST_SIZES and self._is_long(
+                square.first.seconds, square.first.bytes_
             ):
+                break
+        for number, edge in enumerate(edges):
+            if number >= LEAST_FLAT and self._spent > until:
                 return
+            for extents in _flat_shapes(edge):
+                yield self._product(extents, dtype)
+
+    def _product(
+        self, extents: tuple[int, int, int], dtype: str
+    ) -> "_Probe[TimedProduct]":
+        return self._probe(
+            f"{dtype} products of {' x '.join(map(str, extents))}",
+            partial(time_product, self._devices, extents, dtype),
+        )
 
     def _combines_bytes(self) -> int:
         """What is combined, if that saves anything: XLA:CPU waits for each member."""
@@ -249,11 +260,9 @@ def _medians(passes: Sequence[Sequence[Timed]]) -> tuple[Timed, ...]:
     )
 
 
-def _shapes(edge: int) -> Iterator[tuple[int, int, int]]:
-    """Extents of a square product, then of the flat ones beside it."""
-    yield (edge, edge, edge)
-    for share in FLAT:
-        short = max(int(edge * share), 1)
+def _flat_shapes(edge: int) -> Iterator[tuple[int, int, int]]:
+    """Extents of the flat products beside a square."""
+    for short in sorted({max(int(edge * share), LEAST_EXTENT) for share in FLAT}):
         yield from ((short, edge, edge), (edge, short, edge), (edge, edge, short))
 
 
