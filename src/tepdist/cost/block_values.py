@@ -65,7 +65,8 @@ class BlockValues:
         self._transposed: dict[Read, int] = {}
         self._narrow: dict[int, int] = {}
         self._fused: dict[int, Reads] = {}
-        self._fills: dict[Fill | None, int] = {}
+        self._fills: dict[Fill, int] = {}
+        self._starts: dict[Fill | None, int] = {}
 
     def hold(self, value: int, kernel: int, *others: int) -> None:
         """A value is in a kernel's buffer, once others have run too."""
@@ -157,9 +158,9 @@ class BlockValues:
         return reads
 
     def read_start(self, op: Op) -> Reads:
-        """What a gradient of pooling starts from, if others read that too."""
-        fill = self._shared.fills.scattered_into(op)
-        return ((self._fills[fill], True),) if fill in self._fills else ()
+        """What a gradient of pooling starts from, if others read such a constant."""
+        start = self._starts.pop(self._shared.fills.scattered_into(op), None)
+        return () if start is None else ((start, True),)
 
     def _is_broadcast_here(self, value: int) -> bool:
         producer = self._program.values[value].producer
@@ -215,6 +216,8 @@ class BlockValues:
         if fill not in self._fills:
             bytes_ = self._placed.bytes_(value, wanted)
             self._fills[fill] = self._graph.add((), bytes_)
+            self._starts[fill] = self._graph.add((), bytes_)
+            self._graph.fills[self._fills[fill]] = self._starts[fill]
         return self._fills[fill]
 
     def _read_source(self, op: Op, wanted: Sharding) -> Reads:

@@ -23,8 +23,9 @@ class Graph:
         kernels: Themselves.
         keys: Collectives to what those that may be combined share.
         updates: Argument to the kernel that writes over it.
-        siblings: Pairs that a compiler makes one kernel of if it can: a reduction, and
-            a loop over the same elements that it reads or shares an operand with.
+        siblings: Pairs that a compiler makes one kernel of if it can: a constant, and
+            the loop that reads it first or else a copy of it; a reduction, and a loop
+            over the same elements that it reads or shares an operand with.
     """
 
     kernels: Kernels
@@ -41,6 +42,7 @@ class GraphBuilder:
         reductions: Reductions of accelerators to the elements that they go through.
         loops: Pointwise kernels of accelerators likewise.
         rows: Reductions of accelerators along rows that fit into registers.
+        fills: Constants that are scattered into, to a copy for that.
     """
 
     def __init__(self, placed: Placed) -> None:
@@ -53,6 +55,7 @@ class GraphBuilder:
         self.reductions: dict[int, int] = {}
         self.loops: dict[int, int] = {}
         self.rows: set[int] = set()
+        self.fills: dict[int, int] = {}
         self._placed = placed
         self._operands: list[tuple[int, ...]] = []
         self._reusable: list[tuple[int, ...]] = []
@@ -169,7 +172,12 @@ class GraphBuilder:
             alone=frozenset(self._alone),
             bundled=frozenset(self._bundled),
         )
-        return Graph(kernels, self._keys, updates, self._siblings(users))
+        siblings = [
+            (fill, next((at for at in users[fill][:1] if at in self.loops), copy))
+            for fill, copy in self.fills.items()
+        ]
+        siblings += self._siblings(users)
+        return Graph(kernels, self._keys, updates, siblings)
 
     def _siblings(self, users: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
         least = max(self.reductions.values(), default=0) // _SMALL

@@ -114,27 +114,50 @@ class _Block:
             reads = self._updating_reads(op, reads)
         if op.kind == SELECT_AND_SCATTER:
             reads = self._scattering_reads(op)
-        partial = placed.partial.get(op.index)
         bytes_ = sum(self._result_bytes(op, value) for value in op.results)
-        seconds = self._kernel_s(op, reads)
-        held: tuple[int, ...]
-        if partial is None:
+        partial = placed.partial.get(op.index, ())
+        made = self._aligned(partial[0].bytes_) if partial else bytes_
+        runs = self._add_runs(op, reads, made)
+        if runs is not None:
+            reads = ((runs, False),)
+        at = self._graph.add(
+            self._before_rounding(op, reads),
+            made,
+            seconds=self._kernel_s(op, reads),
             # A library hands out its work space with a convolution's result.
-            is_bundled = op.kind == CONVOLUTION or len(op.results) > 1
-            reads = self._before_rounding(op, reads)
-            at = self._graph.add(reads, bytes_, seconds=seconds, is_bundled=is_bundled)
-            held = (at,)
-        else:
-            made = math.ceil(partial.bytes_ / placed.alignment) * placed.alignment
-            at = self._graph.add(reads, made, seconds=seconds)
+            is_bundled=op.kind == CONVOLUTION or len(op.results) > 1,
+        )
+        self._note_elements(op, at if runs is None else runs)
+        held: tuple[int, ...] = (at,)
+        for position, reduction in enumerate(partial):
+            rest = partial[position + 1 :]
+            left = self._aligned(rest[0].bytes_) if rest else bytes_
             dtype = self._program.values[op.results[0]].dtype
-            key = (partial.kind, (partial.mesh_axes, dtype))
+            key = (reduction.kind, (reduction.mesh_axes, dtype))
             held = self._graph.add_collective(
-                (at,), bytes_, key=key, payload=partial.bytes_
+                held, left, key=key, payload=reduction.bytes_
             )
-        self._note_elements(op, at)
         for value in op.results:
             self._values.hold(value, *held)
+
+    def _add_runs(self, op: Op, reads: Reads, made: int) -> int | None:
+        """The first kernel of a reduction that accelerators run in two.
+
+        Args:
+            op: Any.
+            reads: Of the op.
+            made: By the second kernel [B].
+        """
+        if op.kind != REDUCE or self._placed.platform == "cpu":
+            return None
+        left = self._fusion.left_over(op)
+        if left is None:
+            return None
+        return self._graph.add(reads, left * made, seconds=self._kernel_s(op, reads))
+
+    def _aligned(self, bytes_: int) -> int:
+        alignment = self._placed.alignment
+        return math.ceil(bytes_ / alignment) * alignment
 
     def _before_rounding(self, op: Op, reads: Reads) -> Reads:
         """What makes a kernel's result: on CPUs a product that is wider than it."""

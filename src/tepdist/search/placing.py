@@ -63,13 +63,13 @@ def place(
 
 def _partial(
     collectives: Sequence[Collective], program: Program
-) -> dict[int, Reduction]:
-    """Op to the first reduction of its result; others follow on what that leaves."""
-    found: dict[int, Reduction] = {}
+) -> dict[int, list[Reduction]]:
+    """Op to the reductions of its result."""
+    found: dict[int, list[Reduction]] = {}
     for each in collectives:
         made = {program.values[value].name for value in program.ops[each.op].results}
         if each.value in made and each.kind in _REDUCING:
             alone_s = each.seconds / each.count if each.count else 0.0
             reduction = Reduction(each.kind, each.mesh_axes, each.bytes_, alone_s)
-            found.setdefault(each.op, reduction)
+            found.setdefault(each.op, []).append(reduction)
     return found
