@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-from tepdist.analysis.schedule import Kernels
+from tepdist.analysis.schedule import Kernels, post_order
 
 
 def ancestors(
@@ -38,8 +38,8 @@ def combine(
 ) -> tuple[int, ...]:
     """Which kernels start together: for each the first of those that do.
 
-    Kernels of one key that do not wait for one another are combined, in their order,
-    as long as they make no more than a limit together: those that others wait for, and
+    Kernels of one key that do not wait for one another are combined, in post-order, as
+    long as they make no more than a limit together: those that others wait for, and
     those that none waits for.
 
     Args:
@@ -48,7 +48,11 @@ def combine(
         limit_bytes: Of what one combined kernel makes [B].
     """
     unit = list(range(len(kernels.operands)))
-    small = [at for at in sorted(keys) if kernels.bytes_[at] < limit_bytes]
+    small = [
+        at
+        for at in post_order(kernels)
+        if at in keys and kernels.bytes_[at] < limit_bytes
+    ]
     marked = {at: bit for bit, at in enumerate(small)}
     found = ancestors(kernels.operands, marked, range(len(unit)))
     waits_for = {at: found[at] for at in small}
@@ -110,12 +114,12 @@ def _independent(
 
 def contract(kernels: Kernels, unit: Sequence[int]) -> list[list[int]]:
     """The units that each unit reads; empty for kernels that another stands for."""
-    operands: list[list[int]] = [[] for _ in unit]
-    for at, read in enumerate(kernels.operands):
-        mine = operands[unit[at]]
+    operands: list[dict[int, None]] = [{} for _ in unit]
+    for at in post_order(kernels):
         own = unit[at]
-        mine += [unit[op] for op in read if unit[op] not in mine and unit[op] != own]
-    return operands
+        read = kernels.operands[at]
+        operands[own].update((unit[op], None) for op in read if unit[op] != own)
+    return [list(read) for read in operands]
 
 
 def order_units(
@@ -125,8 +129,6 @@ def order_units(
     members: dict[int, list[int]] = {}
     for at, first in enumerate(unit):
         members.setdefault(first, []).append(at)
-    if len(members) == len(unit):
-        return make_order(kernels)
     number = {first: at for at, first in enumerate(members)}
     contracted = contract(kernels, unit)
     operands = [tuple(number[op] for op in contracted[first]) for first in members]
@@ -153,11 +155,15 @@ def order_units(
                 for start, end in kernels.ends.items()
             },
             alone=frozenset(number[unit[at]] for at in kernels.alone),
-            bundled=frozenset(
-                number[unit[at]]
-                for at in range(len(unit))
-                if unit[at] != at or at in kernels.bundled
-            ),
+            results={
+                own: tuple(
+                    tuple({number[unit[user]] for user in kernels.users[at]} - {own})
+                    for at in group
+                )
+                for own, (first, group) in enumerate(members.items())
+                if first not in kernels.ends
+                and (len(group) > 1 or first in kernels.bundled)
+            },
         )
     )
     groups = list(members.values())
