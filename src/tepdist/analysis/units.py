@@ -34,7 +34,11 @@ def ancestors(
 
 
 def combine(
-    kernels: Kernels, keys: Mapping[int, Hashable], limit_bytes: int
+    kernels: Kernels,
+    unit: Sequence[int],
+    keys: Mapping[int, Hashable],
+    *,
+    limit_bytes: int,
 ) -> tuple[int, ...]:
     """Which kernels start together: for each the first of those that do.
 
@@ -44,18 +48,16 @@ def combine(
 
     Args:
         kernels: Any.
+        unit: Of each kernel so far; those with a key are units of their own.
         keys: Of the kernels that may be combined.
         limit_bytes: Of what one combined kernel makes [B].
     """
-    unit = list(range(len(kernels.operands)))
-    small = [
-        at
-        for at in post_order(kernels)
-        if at in keys and kernels.bytes_[at] < limit_bytes
-    ]
+    order = post_order(kernels)
+    small = [at for at in order if at in keys and kernels.bytes_[at] < limit_bytes]
     marked = {at: bit for bit, at in enumerate(small)}
-    found = ancestors(kernels.operands, marked, range(len(unit)))
+    found = ancestors(kernels.operands, marked, order)
     waits_for = {at: found[at] for at in small}
+    unit = list(unit)
     waited_for = 0
     for at in small:
         waited_for |= found[at] & ~(1 << marked[at])
@@ -238,30 +240,28 @@ def guard(
 
 
 def merge(
-    kernels: Kernels, unit: Sequence[int], pairs: Iterable[tuple[int, int]]
+    kernels: Kernels, pairs: Iterable[tuple[int, int]]
 ) -> tuple[Kernels, tuple[int, ...]]:
     """Makes one kernel each of pairs of kernels that need nothing in between.
 
     Args:
         kernels: Any.
-        unit: Of each kernel.
         pairs: Kernels that are made one if they may be, each at most once; the second
             may read the first.
 
     Returns:
         Kernels of which both of a pair read what either reads, and units.
     """
-    pairs = [(unit[one], unit[two]) for one, two in pairs]
     pairs = [(one, two) for one, two in pairs if one != two]
     if not pairs:
-        return kernels, tuple(unit)
-    contracted = contract(kernels, unit)
+        return kernels, tuple(range(len(kernels.operands)))
     between = {
-        (one, two): [op for op in contracted[two] if op != one] for one, two in pairs
+        (one, two): [op for op in kernels.operands[two] if op != one]
+        for one, two in pairs
     }
     concerned = itertools.chain(*pairs, *between.values())
     marked = {at: bit for bit, at in enumerate(dict.fromkeys(concerned))}
-    found = ancestors(contracted, marked, topological(contracted))
+    found = ancestors(kernels.operands, marked, range(len(kernels.operands)))
     waits_for = {at: found[at] for at in marked}
     operands, users = list(kernels.operands), list(kernels.users)
     merged: dict[int, int] = {}
@@ -280,7 +280,7 @@ def merge(
                 operands[at] = (*operands[at], operand)
     return dataclasses.replace(
         kernels, operands=tuple(operands), users=tuple(users)
-    ), tuple(merged.get(first, first) for first in unit)
+    ), tuple(merged.get(at, at) for at in range(len(operands)))
 
 
 def topological(operands: Sequence[Sequence[int]]) -> list[int]:

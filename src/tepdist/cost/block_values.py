@@ -64,6 +64,7 @@ class BlockValues:
         self._copies: dict[Read, tuple[int, ...]] = {}
         self._transposed: dict[Read, int] = {}
         self._narrow: dict[int, int] = {}
+        self._converted: dict[int, int] = {}
         self._fused: dict[int, Reads] = {}
         self._fills: dict[Fill, int] = {}
         self._starts: dict[Fill | None, int] = {}
@@ -102,7 +103,8 @@ class BlockValues:
             elif self._is_narrowed(value, sharding, op):
                 found = self._read_narrow(value)
             else:
-                found = self.read(value, sharding, again=again)
+                found = self._read_converted(op, value, sharding)
+                found = found or self.read(value, sharding, again=again)
             for at, below in found:
                 reads[at, is_pointwise and below] = None
         return tuple(reads)
@@ -183,6 +185,18 @@ class BlockValues:
             bytes_ = self._placed.bytes_(value, wanted, is_wide=is_wide)
             self._transposed[key] = self._graph.add(reads, bytes_)
         return ((self._transposed[key], True),)
+
+    def _read_converted(self, op: Op, value: int, wanted: Sharding) -> Reads:
+        """What an op reads that an argument is converted to for it alone, if it is."""
+        argument = self._fusion.converts_again(op, value)
+        if argument is None or self._fusion.moves(argument, wanted):
+            return ()
+        if value not in self._converted:
+            bytes_ = self._placed.bytes_(value, wanted)
+            reads = self.read(argument, wanted)
+            self._converted[value] = self._graph.add(reads, bytes_)
+            self._graph.conversions[self._converted[value]] = self.kernel[argument]
+        return ((self._converted[value], False),)
 
     def _is_narrowed(self, value: int, wanted: Sharding, op: Op) -> bool:
         """Whether an op reads a value as bf16 that others read as f32."""

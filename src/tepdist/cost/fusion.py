@@ -42,6 +42,8 @@ _PRODUCT = "stablehlo.multiply"
 # Chooses elements as they are, so in half precision too.
 _SELECT = "stablehlo.select"
 _CONVERT = "stablehlo.convert"
+# What lies between a parameter and a kernel that is a conversion of it.
+_TURNED = frozenset({_CONVERT, "stablehlo.reverse"})
 _EXPONENTIAL = "stablehlo.exponential"
 # GPUs that compute in f32 what is bf16.
 BEFORE_HOPPER = frozenset({"v100-16g", "a100-40g", "a100-80g"})
@@ -123,6 +125,34 @@ class Fusion:
             and producer is not None
             and self._program.ops[producer].kind == "stablehlo.reverse"
         )
+
+    def converts_again(self, op: Op, value: int) -> int | None:
+        """The argument that a library's convolution reads a conversion of its own of.
+
+        The gradient of an image from a 1x1 kernel is a convolution like any other, with
+        the kernel's features swapped: another layout than the forward convolution
+        reads, of which XLA:GPU makes a second conversion.
+
+        Args:
+            op: Any.
+            value: Its operand.
+        """
+        if not self.reverses(op, value):
+            return None
+        values = self._program.values
+        *window, read, made = values[value].shape
+        images = values[op.operands[0]].shape, values[op.results[0]].shape
+        if max(window) > 1 or read == made or images[0][1:-1] != images[1][1:-1]:
+            return None
+        source, is_converted = value, False
+        while (producer := values[source].producer) is not None:
+            made_by = self._program.ops[producer]
+            if made_by.kind not in _TURNED:
+                return None
+            is_converted |= made_by.kind == _CONVERT
+            (source,) = made_by.operands
+        is_argument = source in self._program.arguments
+        return source if is_argument and is_converted else None
 
     def is_taken_in(self, op: Op) -> bool:
         """Whether the kernels that read an op's result can compute it."""

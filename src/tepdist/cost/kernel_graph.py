@@ -24,8 +24,9 @@ class Graph:
         keys: Collectives to what those that may be combined share.
         updates: Argument to the kernel that writes over it.
         siblings: Pairs that a compiler makes one kernel of if it can: a constant, and
-            the loop that reads it first or else a copy of it; a reduction, and a loop
-            over the same elements that it reads or shares an operand with.
+            the loop that reads it first or else a copy of it; a conversion of an
+            argument and what writes over that; a reduction, and a loop over the same
+            elements that it reads or shares an operand with.
     """
 
     kernels: Kernels
@@ -43,6 +44,7 @@ class GraphBuilder:
         loops: Pointwise kernels of accelerators likewise.
         rows: Reductions of accelerators along rows that fit into registers.
         fills: Constants that are scattered into, to a copy for that.
+        conversions: Kernels that convert an argument late, to that argument.
     """
 
     def __init__(self, placed: Placed) -> None:
@@ -56,6 +58,7 @@ class GraphBuilder:
         self.loops: dict[int, int] = {}
         self.rows: set[int] = set()
         self.fills: dict[int, int] = {}
+        self.conversions: dict[int, int] = {}
         self._placed = placed
         self._operands: list[tuple[int, ...]] = []
         self._reusable: list[tuple[int, ...]] = []
@@ -175,6 +178,11 @@ class GraphBuilder:
         siblings = [
             (fill, next((at for at in users[fill][:1] if at in self.loops), copy))
             for fill, copy in self.fills.items()
+        ]
+        siblings += [
+            (conversion, updates[argument])
+            for conversion, argument in self.conversions.items()
+            if argument in updates
         ]
         siblings += self._siblings(users)
         return Graph(kernels, self._keys, updates, siblings)
