@@ -66,8 +66,7 @@ class BlockValues:
         self._narrow: dict[int, int] = {}
         self._converted: dict[int, int] = {}
         self._fused: dict[int, Reads] = {}
-        self._fills: dict[Fill, int] = {}
-        self._starts: dict[Fill | None, int] = {}
+        self._fills: dict[Fill | None, int] = {}
 
     def hold(self, value: int, kernel: int, *others: int) -> None:
         """A value is in a kernel's buffer, once others have run too."""
@@ -161,8 +160,8 @@ class BlockValues:
 
     def read_start(self, op: Op) -> Reads:
         """What a gradient of pooling starts from, if others read such a constant."""
-        start = self._starts.pop(self._shared.fills.scattered_into(op), None)
-        return () if start is None else ((start, True),)
+        fill = self._fills.get(self._shared.fills.scattered_into(op))
+        return () if fill is None else ((self._graph.start_from(fill), True),)
 
     def _is_broadcast_here(self, value: int) -> bool:
         producer = self._program.values[value].producer
@@ -230,8 +229,6 @@ class BlockValues:
         if fill not in self._fills:
             bytes_ = self._placed.bytes_(value, wanted)
             self._fills[fill] = self._graph.add((), bytes_)
-            self._starts[fill] = self._graph.add((), bytes_)
-            self._graph.fills[self._fills[fill]] = self._starts[fill]
         return self._fills[fill]
 
     def _read_source(self, op: Op, wanted: Sharding) -> Reads:

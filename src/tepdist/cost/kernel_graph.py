@@ -43,7 +43,6 @@ class GraphBuilder:
         reductions: Reductions of accelerators to the elements that they go through.
         loops: Pointwise kernels of accelerators likewise.
         rows: Reductions of accelerators along rows that fit into registers.
-        fills: Constants that are scattered into, to a copy for that.
         conversions: Kernels that convert an argument late, to that argument.
     """
 
@@ -57,7 +56,6 @@ class GraphBuilder:
         self.reductions: dict[int, int] = {}
         self.loops: dict[int, int] = {}
         self.rows: set[int] = set()
-        self.fills: dict[int, int] = {}
         self.conversions: dict[int, int] = {}
         self._placed = placed
         self._operands: list[tuple[int, ...]] = []
@@ -66,6 +64,7 @@ class GraphBuilder:
         self._inner: list[int] = []
         self._seconds: list[float] = []
         self._keys: dict[int, Hashable] = {}
+        self._pairs: list[tuple[int, int]] = []
         self._ends: dict[int, int] = {}
         self._alone: set[int] = set()
         self._bundled: set[int] = set()
@@ -151,6 +150,24 @@ class GraphBuilder:
         self._ends[at] = self.add([(each, False) for each in read], 0)
         return (at, self._ends[at])
 
+    def start_from(self, fill: int) -> int:
+        """What is scattered into of a constant that others read.
+
+        The constant is made with the loop that reads it first, if one does; else with a
+        copy, which is scattered into.
+
+        Args:
+            fill: The constant.
+        """
+        readers = (at for at, read in enumerate(self._operands) if fill in read)
+        first = next(readers, fill)
+        if first in self.loops:
+            self._pairs.append((fill, first))
+            return fill
+        copy = self.add((), self.bytes_[fill])
+        self._pairs.append((fill, copy))
+        return copy
+
     def finish(self, roots: Iterable[int], updates: Mapping[int, int]) -> Graph:
         """The graph of all kernels.
 
@@ -175,16 +192,12 @@ class GraphBuilder:
             alone=frozenset(self._alone),
             bundled=frozenset(self._bundled),
         )
-        siblings = [
-            (fill, next((at for at in users[fill][:1] if at in self.loops), copy))
-            for fill, copy in self.fills.items()
-        ]
-        siblings += [
+        late = [
             (conversion, updates[argument])
             for conversion, argument in self.conversions.items()
             if argument in updates
         ]
-        siblings += self._siblings(users)
+        siblings = [*self._pairs, *late, *self._siblings(users)]
         return Graph(kernels, self._keys, updates, siblings)
 
     def _siblings(self, users: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
