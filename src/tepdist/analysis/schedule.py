@@ -70,7 +70,7 @@ def least_memory(kernels: Kernels) -> list[int]:
     """The best of the three orders; the first of equals."""
     plain = post_order(kernels)
     orders = [greedy(kernels), _depth_first(kernels, plain), plain]
-    return min(orders, key=lambda order: peak_bytes(kernels, order))
+    return min(orders, key=lambda order: peak_bytes(kernels, order, reuses=True))
 
 
 def greedy(kernels: Kernels) -> list[int]:

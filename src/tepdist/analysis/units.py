@@ -150,7 +150,12 @@ def order_units(
             is_given=tuple(kernels.is_given[first] for first in members),
             roots=tuple(dict.fromkeys(number[unit[at]] for at in kernels.roots)),
             inner_bytes=total(kernels.inner_bytes),
-            reusable=((),) * len(operands),
+            reusable=tuple(
+                tuple(number[unit[op]] for op in kernels.reusable[group[0]])
+                if len(group) == 1
+                else ()
+                for group in members.values()
+            ),
             seconds=tuple(_together_s(kernels, group) for group in members.values()),
             ends={
                 number[unit[start]]: number[unit[end]]
