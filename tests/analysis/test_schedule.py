@@ -155,7 +155,7 @@ def test_combined_kernels_do_not_wait_for_one_another(kernels, data):
     count = len(kernels.operands)
     keyed = data.draw(st.sets(st.integers(0, count - 1)))
     keys = {at: data.draw(st.sampled_from("ab")) for at in keyed}
-    unit = combine(kernels, keys, limit_bytes=12)
+    unit = combine(kernels, range(len(kernels.operands)), keys, limit_bytes=12)
     for first in set(unit):
         members = [at for at in range(count) if unit[at] == first]
         assert len({keys.get(at) for at in members}) == 1
@@ -257,7 +257,7 @@ def test_merged_kernels_can_run_as_one(kernels, data):
     count = len(kernels.operands)
     kernel = st.integers(0, count - 1)
     pairs = data.draw(st.lists(st.tuples(kernel, kernel), max_size=3))
-    merged, unit = merge(kernels, range(count), pairs)
+    merged, unit = merge(kernels, pairs)
     order = order_units(merged, unit, breadth_first)
     assert is_order(order, merged.operands)
     for one, two in pairs:

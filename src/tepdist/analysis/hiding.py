@@ -27,6 +27,7 @@ Source:
 
 import heapq
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 from tepdist.analysis.schedule import Kernels, least_memory
@@ -73,7 +74,17 @@ class _Backwards:
     def __init__(self, kernels: Kernels, order: Sequence[int]) -> None:
         self._kernels = kernels
         self._start_of = {end: start for start, end in kernels.ends.items()}
-        self._unread = [len(users) for users in kernels.users]
+        self._unread = [
+            sum(map(bool, kernels.results[at])) if at in kernels.results else len(users)
+            for at, users in enumerate(kernels.users)
+        ]
+        # Results of bundles, by who reads them: those that are left to take.
+        self._results: dict[tuple[int, int], list[list[int]]] = defaultdict(list)
+        for at, results in kernels.results.items():
+            for readers in results:
+                left = [*readers]
+                for reader in readers:
+                    self._results[at, reader].append(left)
         self._place = [0] * len(order)
         for place, at in enumerate(order):
             self._place[at] = place
@@ -102,7 +113,7 @@ class _Backwards:
             taken.append(at)
             self._advance(at)
             for operand in self._kernels.operands[at]:
-                self._unread[operand] -= 1
+                self._unread[operand] -= self._settled(operand, at)
                 if self._unread[operand] == 0:
                     self._ready_s[operand] = self._earliest_s(operand)
                     if self._kernels.is_given[operand]:
@@ -110,6 +121,22 @@ class _Backwards:
                     else:
                         self._push(operand)
         return taken[::-1]
+
+    def _settled(self, operand: int, reader: int) -> int:
+        """How many of an operand's reads are over now that one reader is taken.
+
+        What takes a result out of a bundle comes at once, a step after its last reader.
+        """
+        if operand not in self._kernels.results:
+            return 1
+        count = 0
+        for left in self._results[operand, reader]:
+            left.remove(reader)
+            if not left:
+                count += 1
+                after_s = self._ready_s[reader] + _STEP_S
+                self._now_s = max(self._now_s, after_s)
+        return count
 
     def _find_chains(self, order: Sequence[int]) -> list[float]:
         """Time of the longest chain of collectives that each kernel waits for [s]."""
@@ -131,12 +158,9 @@ class _Backwards:
             self._ready_s[user] + (own_s if user == end else _STEP_S)
             for user in self._kernels.users[at]
         )
-        earliest_s = max(self._now_s, *after_s)
-        if at in self._kernels.bundled and end is None:
-            # What takes one of the results out of the bundle is a step of its own.
-            self._now_s = earliest_s
-            earliest_s += _STEP_S
-        return earliest_s
+        if at in self._kernels.results and end is None:
+            return self._now_s + _STEP_S
+        return max(self._now_s, *after_s)
 
     def _push(self, at: int) -> None:
         if at in self._start_of:
@@ -230,6 +254,12 @@ class _Backwards:
         return (
             wasted_s,
             not any(operand in self._start_of for operand in operands),
-            -sum(self._unread[operand] == 1 for operand in operands),
+            -sum(self._last_reads(operand, at) for operand in operands),
             -self._place[at],
         )
+
+    def _last_reads(self, operand: int, reader: int) -> int:
+        """How many results of an operand nothing but one reader is left to read."""
+        if operand not in self._kernels.results:
+            return int(self._unread[operand] == 1)
+        return sum(len(left) == 1 for left in self._results[operand, reader])

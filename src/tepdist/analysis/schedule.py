@@ -15,7 +15,7 @@ Source:
 import heapq
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Kernels:
         ends: Kernels that start a collective to those that end it.
         alone: Kernels that run beside no collective: loops with collectives inside.
         bundled: Kernels that hand out several results at once.
+        results: For those of them that are ordered as one, who reads each result.
     """
 
     operands: tuple[tuple[int, ...], ...]
@@ -47,6 +48,7 @@ class Kernels:
     ends: Mapping[int, int]
     alone: frozenset[int] = frozenset()
     bundled: frozenset[int] = frozenset()
+    results: Mapping[int, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
 
 def breadth_first(kernels: Kernels) -> list[int]:
@@ -68,7 +70,7 @@ def least_memory(kernels: Kernels) -> list[int]:
     """The best of the three orders; the first of equals."""
     plain = post_order(kernels)
     orders = [greedy(kernels), _depth_first(kernels, plain), plain]
-    return min(orders, key=lambda order: peak_bytes(kernels, order))
+    return min(orders, key=lambda order: peak_bytes(kernels, order, reuses=True))
 
 
 def greedy(kernels: Kernels) -> list[int]:

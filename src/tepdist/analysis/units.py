@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-from tepdist.analysis.schedule import Kernels
+from tepdist.analysis.schedule import Kernels, post_order
 
 
 def ancestors(
@@ -34,24 +34,30 @@ def ancestors(
 
 
 def combine(
-    kernels: Kernels, keys: Mapping[int, Hashable], limit_bytes: int
+    kernels: Kernels,
+    unit: Sequence[int],
+    keys: Mapping[int, Hashable],
+    *,
+    limit_bytes: int,
 ) -> tuple[int, ...]:
     """Which kernels start together: for each the first of those that do.
 
-    Kernels of one key that do not wait for one another are combined, in their order,
-    as long as they make no more than a limit together: those that others wait for, and
+    Kernels of one key that do not wait for one another are combined, in post-order, as
+    long as they make no more than a limit together: those that others wait for, and
     those that none waits for.
 
     Args:
         kernels: Any.
+        unit: Of each kernel so far; those with a key are units of their own.
         keys: Of the kernels that may be combined.
         limit_bytes: Of what one combined kernel makes [B].
     """
-    unit = list(range(len(kernels.operands)))
-    small = [at for at in sorted(keys) if kernels.bytes_[at] < limit_bytes]
+    order = post_order(kernels)
+    small = [at for at in order if at in keys and kernels.bytes_[at] < limit_bytes]
     marked = {at: bit for bit, at in enumerate(small)}
-    found = ancestors(kernels.operands, marked, range(len(unit)))
+    found = ancestors(kernels.operands, marked, order)
     waits_for = {at: found[at] for at in small}
+    unit = list(unit)
     waited_for = 0
     for at in small:
         waited_for |= found[at] & ~(1 << marked[at])
@@ -110,12 +116,12 @@ def _independent(
 
 def contract(kernels: Kernels, unit: Sequence[int]) -> list[list[int]]:
     """The units that each unit reads; empty for kernels that another stands for."""
-    operands: list[list[int]] = [[] for _ in unit]
-    for at, read in enumerate(kernels.operands):
-        mine = operands[unit[at]]
+    operands: list[dict[int, None]] = [{} for _ in unit]
+    for at in post_order(kernels):
         own = unit[at]
-        mine += [unit[op] for op in read if unit[op] not in mine and unit[op] != own]
-    return operands
+        read = kernels.operands[at]
+        operands[own].update((unit[op], None) for op in read if unit[op] != own)
+    return [list(read) for read in operands]
 
 
 def order_units(
@@ -125,8 +131,6 @@ def order_units(
     members: dict[int, list[int]] = {}
     for at, first in enumerate(unit):
         members.setdefault(first, []).append(at)
-    if len(members) == len(unit):
-        return make_order(kernels)
     number = {first: at for at, first in enumerate(members)}
     contracted = contract(kernels, unit)
     operands = [tuple(number[op] for op in contracted[first]) for first in members]
@@ -146,18 +150,27 @@ def order_units(
             is_given=tuple(kernels.is_given[first] for first in members),
             roots=tuple(dict.fromkeys(number[unit[at]] for at in kernels.roots)),
             inner_bytes=total(kernels.inner_bytes),
-            reusable=((),) * len(operands),
+            reusable=tuple(
+                tuple(number[unit[op]] for op in kernels.reusable[group[0]])
+                if len(group) == 1
+                else ()
+                for group in members.values()
+            ),
             seconds=tuple(_together_s(kernels, group) for group in members.values()),
             ends={
                 number[unit[start]]: number[unit[end]]
                 for start, end in kernels.ends.items()
             },
             alone=frozenset(number[unit[at]] for at in kernels.alone),
-            bundled=frozenset(
-                number[unit[at]]
-                for at in range(len(unit))
-                if unit[at] != at or at in kernels.bundled
-            ),
+            results={
+                own: tuple(
+                    tuple({number[unit[user]] for user in kernels.users[at]} - {own})
+                    for at in group
+                )
+                for own, (first, group) in enumerate(members.items())
+                if first not in kernels.ends
+                and (len(group) > 1 or first in kernels.bundled)
+            },
         )
     )
     groups = list(members.values())
@@ -232,30 +245,28 @@ def guard(
 
 
 def merge(
-    kernels: Kernels, unit: Sequence[int], pairs: Iterable[tuple[int, int]]
+    kernels: Kernels, pairs: Iterable[tuple[int, int]]
 ) -> tuple[Kernels, tuple[int, ...]]:
     """Makes one kernel each of pairs of kernels that need nothing in between.
 
     Args:
         kernels: Any.
-        unit: Of each kernel.
         pairs: Kernels that are made one if they may be, each at most once; the second
             may read the first.
 
     Returns:
         Kernels of which both of a pair read what either reads, and units.
     """
-    pairs = [(unit[one], unit[two]) for one, two in pairs]
     pairs = [(one, two) for one, two in pairs if one != two]
     if not pairs:
-        return kernels, tuple(unit)
-    contracted = contract(kernels, unit)
+        return kernels, tuple(range(len(kernels.operands)))
     between = {
-        (one, two): [op for op in contracted[two] if op != one] for one, two in pairs
+        (one, two): [op for op in kernels.operands[two] if op != one]
+        for one, two in pairs
     }
     concerned = itertools.chain(*pairs, *between.values())
     marked = {at: bit for bit, at in enumerate(dict.fromkeys(concerned))}
-    found = ancestors(contracted, marked, topological(contracted))
+    found = ancestors(kernels.operands, marked, range(len(kernels.operands)))
     waits_for = {at: found[at] for at in marked}
     operands, users = list(kernels.operands), list(kernels.users)
     merged: dict[int, int] = {}
@@ -274,7 +285,7 @@ def merge(
                 operands[at] = (*operands[at], operand)
     return dataclasses.replace(
         kernels, operands=tuple(operands), users=tuple(users)
-    ), tuple(merged.get(first, first) for first in unit)
+    ), tuple(merged.get(at, at) for at in range(len(operands)))
 
 
 def topological(operands: Sequence[Sequence[int]]) -> list[int]:

@@ -1,8 +1,8 @@
 """All-reduces that a compiler makes one of, and what each costs then.
 
 XLA walks the program in order, takes an all-reduce that is not yet taken, and adds
-every later one of the same devices and dtype that waits for none of those it has, up to
-a limit of bytes. What is combined starts once.
+every later one of the same devices and dtype that waits for none of those it has, until
+a limit of bytes is reached. What is combined starts once.
 
 Source: XLA, `CombineInstructionsByKey` in `hlo/transforms/collectives`.
 """
@@ -34,9 +34,8 @@ def combine(
     """
     if not most_bytes:
         return tuple(collectives)
-    waits_for = _waits_for(program, collectives)
     priced = list(collectives)
-    for members in _sets(program, collectives, waits_for, most_bytes=most_bytes):
+    for members in _sets(program, collectives, most_bytes=most_bytes):
         first = collectives[members[0]]
         payload = float(sum(collectives[index].bytes_ for index in members))
         together_s = first.count * price(_COMBINED, payload, first.mesh_axes)
@@ -70,38 +69,35 @@ def last_reductions(program: Program, reducing: Collection[int]) -> frozenset[in
 
 
 def _sets(
-    program: Program,
-    collectives: Sequence[Collective],
-    waits_for: Sequence[int],
-    *,
-    most_bytes: int,
+    program: Program, collectives: Sequence[Collective], *, most_bytes: int
 ) -> list[list[int]]:
     """Positions of those that are combined, several each."""
-    left = [
+    order = [
         index
         for index, each in enumerate(collectives)
-        if each.kind == _COMBINED and each.bytes_ > 0
+        if each.kind == _COMBINED and 0 < each.bytes_ <= most_bytes
     ]
-    left.sort(key=lambda index: collectives[index].op)
+    order.sort(key=lambda index: collectives[index].op)
+    waiting = _waiting(program, [collectives[index].op for index in order])
+    alike: dict[tuple[object, ...], int] = {}  # bits of those that are left
+    for bit, index in enumerate(order):
+        key = _key(program, collectives[index])
+        alike[key] = alike.get(key, 0) | 1 << bit
     found = []
-    while left:
-        members: list[int] = []
-        taken, total = 0, 0
-        for index in left:
-            own = collectives[index]
-            if members and _key(program, own) != _key(program, collectives[members[0]]):
-                continue
-            if waits_for[index] & taken or (
-                members and total + own.bytes_ > most_bytes
-            ):
-                continue
-            members.append(index)
-            taken |= 1 << index
-            total += own.bytes_
-        chosen = set(members)
-        left = [index for index in left if index not in chosen]
-        if len(members) > 1:
-            found.append(members)
+    for left in alike.values():
+        while left:
+            members: list[int] = []
+            total, free = 0, left
+            while free:
+                bit = (free & -free).bit_length() - 1
+                total += collectives[order[bit]].bytes_
+                if total > most_bytes:
+                    break
+                members.append(order[bit])
+                left ^= 1 << bit
+                free &= ~(waiting[bit] | 1 << bit)
+            if len(members) > 1:
+                found.append(members)
     return found
 
 
@@ -110,28 +106,32 @@ def _key(program: Program, collective: Collective) -> tuple[object, ...]:
     return collective.mesh_axes, program.values[op.results[0]].dtype, op.parent
 
 
-def _waits_for(program: Program, collectives: Sequence[Collective]) -> list[int]:
-    """For each collective a bit set of the all-reduces before it on any path."""
+def _waiting(program: Program, ops: Sequence[int]) -> list[int]:
+    """For each all-reduce a bit set of those after it on any path.
+
+    Args:
+        program: Any.
+        ops: The op that each all-reduce follows.
+    """
     after: dict[int, list[int]] = {}
-    for index, each in enumerate(collectives):
-        if each.kind == _COMBINED:
-            after.setdefault(each.op, []).append(index)
-    behind = [0] * len(program.values)  # all-reduces that a value waits for
-    waits_for = [0] * len(collectives)
-    for op in program.ops:
-        mask = 0
-        for value in _read(op):
-            mask |= behind[value]
-        own = after.get(op.index, ())
-        for index in own:
-            waits_for[index] = mask
-        for index in own:
-            mask |= 1 << index
-        # Ops of a region stand after the op that has it.
+    for bit, index in enumerate(ops):
+        after.setdefault(index, []).append(bit)
+    ahead = [0] * len(program.values)  # all-reduces that wait for a value
+    waiting = [0] * len(ops)
+    for op in reversed(program.ops):
+        # Ops of a region stand after the op that has it, and its results after them.
         outer = () if op.parent is None else program.ops[op.parent].results
+        mask = 0
         for value in (*_made(op), *outer):
-            behind[value] |= mask
-    return waits_for
+            mask |= ahead[value]
+        own = after.get(op.index, ())
+        for bit in own:
+            waiting[bit] = mask
+        for bit in own:
+            mask |= 1 << bit
+        for value in _read(op):
+            ahead[value] |= mask
+    return waiting
 
 
 def _read(op: Op) -> tuple[int, ...]:

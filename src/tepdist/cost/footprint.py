@@ -67,9 +67,8 @@ def footprint_bytes(placed: Placed, allocator: Allocator) -> int:
     """
 
     def peak(graph: Graph) -> int:
-        kernels = graph.kernels
-        unit = combine(kernels, graph.keys, COMBINED_BYTES)
-        kernels, unit = merge(kernels, unit, graph.siblings)
+        kernels, unit = merge(graph.kernels, graph.siblings)
+        unit = combine(kernels, unit, graph.keys, limit_bytes=COMBINED_BYTES)
         if allocator.guards:
             kernels, unit = guard(kernels, unit, graph.updates)
         order = order_units(kernels, unit, allocator.order)

@@ -5,12 +5,11 @@ Source:
     that come out.
 """
 
-import itertools
-import math
 from collections.abc import Sequence
 
 from tepdist.analysis.nodes import BARRIER, generated_values
 from tepdist.cost.cpu_reductions import CpuReduction, cpu_reduction
+from tepdist.cost.gpu_reductions import keeps_rows, left_over
 from tepdist.cost.layouts import CONVOLUTION, TRANSPOSING, transposed
 from tepdist.cost.placed import Placed
 from tepdist.cost.resharding import resharding_steps
@@ -43,16 +42,13 @@ _PRODUCT = "stablehlo.multiply"
 # Chooses elements as they are, so in half precision too.
 _SELECT = "stablehlo.select"
 _CONVERT = "stablehlo.convert"
+# What lies between a parameter and a kernel that is a conversion of it.
+_TURNED = frozenset({_CONVERT, "stablehlo.reverse"})
 _EXPONENTIAL = "stablehlo.exponential"
 # GPUs that compute in f32 what is bf16.
 BEFORE_HOPPER = frozenset({"v100-16g", "a100-40g", "a100-80g"})
 # More sources than that are not told apart.
 _MOST_SOURCES = 8
-
-
-# Elements of a row that XLA:GPU keeps in registers, of which a block has 65,536: it
-# leaves a fifth free, and rows take powers of two.
-_MOST_ROW_ELEMENTS = 2**15
 
 
 class Fusion:
@@ -130,21 +126,51 @@ class Fusion:
             and self._program.ops[producer].kind == "stablehlo.reverse"
         )
 
+    def converts_again(self, op: Op, value: int) -> int | None:
+        """The argument that a library's convolution reads a conversion of its own of.
+
+        The gradient of an image from a 1x1 kernel is a convolution like any other, with
+        the kernel's features swapped: another layout than the forward convolution
+        reads, of which XLA:GPU makes a second conversion.
+
+        Args:
+            op: Any.
+            value: Its operand.
+        """
+        if not self.reverses(op, value):
+            return None
+        values = self._program.values
+        *window, read, made = values[value].shape
+        images = values[op.operands[0]].shape, values[op.results[0]].shape
+        if max(window) > 1 or read == made or images[0][1:-1] != images[1][1:-1]:
+            return None
+        source, is_converted = value, False
+        while (producer := values[source].producer) is not None:
+            made_by = self._program.ops[producer]
+            if made_by.kind not in _TURNED:
+                return None
+            is_converted |= made_by.kind == _CONVERT
+            (source,) = made_by.operands
+        is_argument = source in self._program.arguments
+        return source if is_argument and is_converted else None
+
     def is_taken_in(self, op: Op) -> bool:
         """Whether the kernels that read an op's result can compute it."""
         return self._taken_in[op.index]
 
     def keeps_rows(self, op: Op) -> bool:
         """Whether a reduction goes along rows that a kernel keeps while it goes on."""
+        return keeps_rows(op, self._local_shape(op))
+
+    def left_over(self, op: Op) -> int | None:
+        """What the first of two kernels of a reduction leaves; None if one does."""
+        return left_over(op, self._local_shape(op))
+
+    def _local_shape(self, op: Op) -> tuple[int, ...]:
+        """Shape of what an op reads first, on one device."""
         shape = self._program.values[op.operands[0]].shape
-        if op.rule is None or not shape:
-            return False
-        local = self._placed.operands[op.index][0].local_shape(shape, self._placed.mesh)
-        reduced = [
-            op.rule.reduction.issuperset(factors) for factors in op.rule.operands[0]
-        ]
-        row = math.prod(itertools.compress(local, reduced))
-        return reduced[-1] and row <= _MOST_ROW_ELEMENTS
+        lies = self._placed.operands[op.index][0]
+        return lies.local_shape(shape, self._placed.mesh)
 
     def scope(self, value: int) -> int | None:
         """Op in whose region a value is defined; None at the top."""
@@ -216,10 +242,8 @@ class Fusion:
 
     def _reduced(self, op: Op) -> set[int]:
         """What a reduction of XLA:CPU reads from memory."""
-        read = self._program.values[op.operands[0]]
-        lies = self._placed.operands[op.index][0]
-        local = lies.local_shape(read.shape, self._placed.mesh)
-        kind = cpu_reduction(op, read.dtype, local)
+        dtype = self._program.values[op.operands[0]].dtype
+        kind = cpu_reduction(op, dtype, self._local_shape(op))
         if kind is CpuReduction.LOOP:
             return set()
         if kind is CpuReduction.TREE:

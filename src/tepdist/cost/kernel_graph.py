@@ -23,8 +23,10 @@ class Graph:
         kernels: Themselves.
         keys: Collectives to what those that may be combined share.
         updates: Argument to the kernel that writes over it.
-        siblings: Pairs that a compiler makes one kernel of if it can: a reduction, and
-            a loop over the same elements that it reads or shares an operand with.
+        siblings: Pairs that a compiler makes one kernel of if it can: a constant, and
+            the loop that reads it first or else a copy of it; a conversion of an
+            argument and what writes over that; a reduction, and a loop over the same
+            elements that it reads or shares an operand with.
     """
 
     kernels: Kernels
@@ -41,6 +43,7 @@ class GraphBuilder:
         reductions: Reductions of accelerators to the elements that they go through.
         loops: Pointwise kernels of accelerators likewise.
         rows: Reductions of accelerators along rows that fit into registers.
+        conversions: Kernels that convert an argument late, to that argument.
     """
 
     def __init__(self, placed: Placed) -> None:
@@ -53,6 +56,7 @@ class GraphBuilder:
         self.reductions: dict[int, int] = {}
         self.loops: dict[int, int] = {}
         self.rows: set[int] = set()
+        self.conversions: dict[int, int] = {}
         self._placed = placed
         self._operands: list[tuple[int, ...]] = []
         self._reusable: list[tuple[int, ...]] = []
@@ -60,6 +64,7 @@ class GraphBuilder:
         self._inner: list[int] = []
         self._seconds: list[float] = []
         self._keys: dict[int, Hashable] = {}
+        self._pairs: list[tuple[int, int]] = []
         self._ends: dict[int, int] = {}
         self._alone: set[int] = set()
         self._bundled: set[int] = set()
@@ -145,6 +150,24 @@ class GraphBuilder:
         self._ends[at] = self.add([(each, False) for each in read], 0)
         return (at, self._ends[at])
 
+    def start_from(self, fill: int) -> int:
+        """What is scattered into of a constant that others read.
+
+        The constant is made with the loop that reads it first, if one does; else with a
+        copy, which is scattered into.
+
+        Args:
+            fill: The constant.
+        """
+        readers = (at for at, read in enumerate(self._operands) if fill in read)
+        first = next(readers, fill)
+        if first in self.loops:
+            self._pairs.append((fill, first))
+            return fill
+        copy = self.add((), self.bytes_[fill])
+        self._pairs.append((fill, copy))
+        return copy
+
     def finish(self, roots: Iterable[int], updates: Mapping[int, int]) -> Graph:
         """The graph of all kernels.
 
@@ -169,7 +192,13 @@ class GraphBuilder:
             alone=frozenset(self._alone),
             bundled=frozenset(self._bundled),
         )
-        return Graph(kernels, self._keys, updates, self._siblings(users))
+        late = [
+            (conversion, updates[argument])
+            for conversion, argument in self.conversions.items()
+            if argument in updates
+        ]
+        siblings = [*self._pairs, *late, *self._siblings(users)]
+        return Graph(kernels, self._keys, updates, siblings)
 
     def _siblings(self, users: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
         least = max(self.reductions.values(), default=0) // _SMALL

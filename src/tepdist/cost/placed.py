@@ -42,7 +42,7 @@ class Placed:
         values: Sharding of each value.
         operands: For each op the sharding that it wants each operand in.
         results: Sharding that each result is handed out in.
-        partial: Op to the reduction of its result over devices.
+        partial: Op to the reductions of its result over devices, in order.
         expensive: Kinds of pointwise op that are not computed twice.
         lent: Values that are written into the buffer of an argument, to the argument.
         pointwise: Ops whose results depend on matching elements of operands alone.
@@ -56,7 +56,7 @@ class Placed:
     values: Sequence[Sharding]
     operands: Sequence[Sequence[Sharding]]
     results: Sequence[Sharding]
-    partial: Mapping[int, Reduction]
+    partial: Mapping[int, Sequence[Reduction]]
     expensive: Collection[str]
     lent: Mapping[int, int]
     pointwise: Collection[int]

@@ -7,28 +7,24 @@ import numpy as np
 
 from tepdist.analysis.bodies import body_collectives
 from tepdist.analysis.folding import Folded
-from tepdist.analysis.liveness import expensive_kinds
 from tepdist.analysis.nodes import Node, run_counts
 from tepdist.analysis.phases import Phase
 from tepdist.cost.combining import combine
 from tepdist.cost.footprint import allocator_of
-from tepdist.cost.placed import Placed, Reduction
 from tepdist.cost.pricing import Pricing
 from tepdist.cost.resharding import resharding_steps
 from tepdist.plans.types import Collective, Stage, StageMemory
 from tepdist.program.graph import Op, Program
-from tepdist.program.state import lent_buffers
 from tepdist.search.allocated import allocated_bytes
 from tepdist.search.decode import decode, strategy_of
 from tepdist.search.halos import permute_s, permutes, windowed
 from tepdist.search.links import link_trips
 from tepdist.search.memory import MemoryModel
+from tepdist.search.placing import place
 from tepdist.search.problem import Problem, body_collective_s, reductions
 from tepdist.search.strategies import sharding_of
 from tepdist.search.structure import Structure
 from tepdist.sharding import Mesh
-
-REDUCING = ("all_reduce", "reduce_scatter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +74,8 @@ def make_stage(
         pricing.collective_s,
         most_bytes=pricing.cluster.combines_bytes,
     )
-    device = pricing.cluster.device
-    allocator = allocator_of(device)
-    placed = Placed(
-        program=program,
-        mesh=mesh,
-        values=decoded.values,
-        operands=decoded.operands,
-        results=decoded.results,
-        partial=_partial(collectives, program),
-        expensive=expensive_kinds(device),
-        lent=lent_buffers(program, folded.whole_roles),
-        pointwise=folded.whole_ops(structure.pointwise),
-        platform=device.platform,
-        alignment=allocator.alignment,
-        pricing=pricing,
-    )
+    placed = place(structure, pricing, decoded, collectives=collectives)
+    allocator = allocator_of(pricing.cluster.device)
     allocated = allocated_bytes(folded, placed, allocator)
     return Stage(
         index=0,
@@ -291,20 +273,6 @@ def _op_of(node: Node, program: Program) -> int | None:
     if node.op is not None:
         return node.op
     return program.values[node.outputs[0].value].producer
-
-
-def _partial(
-    collectives: Sequence[Collective], program: Program
-) -> dict[int, Reduction]:
-    """Op to the first reduction of its result; others follow on what that leaves."""
-    found: dict[int, Reduction] = {}
-    for each in collectives:
-        made = {program.values[value].name for value in program.ops[each.op].results}
-        if each.value in made and each.kind in REDUCING:
-            alone_s = each.seconds / each.count if each.count else 0.0
-            reduction = Reduction(each.kind, each.mesh_axes, each.bytes_, alone_s)
-            found.setdefault(each.op, reduction)
-    return found
 
 
 def _memory(
