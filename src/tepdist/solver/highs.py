@@ -66,7 +66,8 @@ def solve(
     Args:
         program: What to solve.
         time_limit_s: After which the search stops [s].
-        start: A feasible solution to improve on, [columns].
+        start: A feasible solution to improve on: its first columns, among them all
+            that take whole numbers.
         gap: Relative gap to the bound at which an answer will do.
         seed: Of what HiGHS draws at random.
     """
@@ -83,9 +84,8 @@ def solve(
         solver.setOptionValue(name, value)
     solver.passModel(_model(program))
     if start is not None:
-        solution = highspy.HighsSolution()
-        solution.col_value = start.tolist()
-        solver.setSolution(solution)
+        places = np.arange(len(start), dtype=np.int32)
+        solver.setSolution(len(start), places, start)
     solver.run()
     status = solver.getModelStatus()
     if status == highspy.HighsModelStatus.kInfeasible:
