@@ -69,6 +69,36 @@ def test_the_answer_is_that_of_brute_force(top):
         assert cost(network, answer.values) == best == answer.lower_bound
 
 
+@pytest.mark.parametrize("most", [3, 10**10])
+def test_random_networks_are_answered_as_by_brute_force(most):
+    for seed in range(300):
+        random = np.random.default_rng((seed, most))
+        sizes = random.integers(1, 5, size=random.integers(2, 8)).tolist()
+        total = np.zeros(sizes, np.int64)
+        tables = []
+        for i, j in itertools.combinations(range(len(sizes)), 2):
+            costs = random.integers(0, most, size=(sizes[i], sizes[j]))
+            costs *= random.random(costs.shape) < random.random()
+            if random.random() < 0.3:  # forbids some pairs
+                costs[random.random(costs.shape) < 0.4] = 10**11
+            if random.random() < 0.7:
+                tables.append(Table((i, j), costs.ravel()))
+                shape = [size if v in (i, j) else 1 for v, size in enumerate(sizes)]
+                total += costs.reshape(shape)
+        best = int(total.min())
+        top = int(best * random.uniform(0.8, 1.5)) + 1
+        answer = child.solve(
+            IntegerNetwork(tuple(sizes), tuple(tables), top), time_limit_s=30
+        )
+        assert answer.is_complete
+        assert min(best, top) - 1 <= answer.lower_bound <= min(best, top)
+        if best < top:
+            assert answer.values is not None
+            assert total[answer.values] == best
+        else:
+            assert answer.values is None
+
+
 def test_variables_of_one_value_and_tables_of_one_entry_count():
     network = IntegerNetwork(
         (1, 2),

@@ -133,6 +133,7 @@ class Copies:
         self._kind = links.kind
         self._value, self._position = links.value, links.position
         self._known: dict[tuple[int, bool], dict[int, float]] = {}
+        self._known_copied: dict[int, tuple[Copied, ...]] = {}
         self._known_moves: dict[tuple[int, int], Move | None] = {}
 
     @cached_property
@@ -194,8 +195,13 @@ class Copies:
             found.append((local, tuple(sorted(deciding))))
         return found
 
-    def copied(self, time: int) -> Iterator[Copied]:
+    def copied(self, time: int) -> tuple[Copied, ...]:
         """What may be copied at a position; copies that are decided alike are one."""
+        if time not in self._known_copied:
+            self._known_copied[time] = tuple(self._copied(time))
+        return self._known_copied[time]
+
+    def _copied(self, time: int) -> Iterator[Copied]:
         early, late = self._position <= time, self._position >= time
         both = np.intersect1d(self._value[early], self._value[late])
         readers: dict[int, tuple[set[int], set[int]]] = {}

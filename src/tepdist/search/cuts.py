@@ -22,7 +22,11 @@ _MOST_TIMES = 8  # that one answer adds
 
 
 class CutSearch:
-    """One mesh's search by cuts."""
+    """One mesh's search by cuts.
+
+    Attributes:
+        times: Whose overflows are stated.
+    """
 
     def __init__(
         self,
@@ -31,6 +35,7 @@ class CutSearch:
         limit: float,
         *,
         times: Sequence[int] = (),
+        is_exact: bool = True,
     ) -> None:
         """Prepares a search.
 
@@ -39,10 +44,12 @@ class CutSearch:
             memory: Of its assignments.
             limit: Of the memory at any time [B].
             times: At which answers are known to overflow.
+            is_exact: Whether bounds must be right; if not it is quicker.
         """
         self._network = network
         self._memory = memory
         self._limit = limit
+        self._is_exact = is_exact
         self.times = list(times)
         self._copied: dict[int, list[Copied]] = {}
         self._clauses: list[Clause] = []
@@ -69,6 +76,7 @@ class CutSearch:
                 reference=known.cost,
                 upper=upper,
                 time_limit_s=left_s(),
+                is_exact=self._is_exact,
             )
             bound = (
                 found.lower_bound if bound is None else max(bound, found.lower_bound)

@@ -25,6 +25,9 @@ from tepdist.solver.highs import Program, solve
 _SCALE = 1e3
 _GRAIN = 1e-7  # of scaled costs, which are rounded down to it
 
+_ALWAYS = -1  # in place of a column: chosen for certain
+_SURE = frozenset({_ALWAYS})
+
 Columns = NDArray[np.intp]
 # A value of each of some variables, which may not all be chosen together.
 Clause = tuple[tuple[int, int], ...]
@@ -67,6 +70,7 @@ def solve_within(
     reference: float,
     upper: float,
     time_limit_s: float,
+    is_exact: bool = True,
 ) -> Within:
     """Best assignment that keeps to limits and clauses.
 
@@ -76,6 +80,7 @@ def solve_within(
         reference: Cost of some assignment, the scale of others.
         upper: A cost that an answer must beat; infinite if any is of interest.
         time_limit_s: After which the best so far is returned [s].
+        is_exact: Whether the bound must be right; if not it is quicker.
     """
     unit = max(reference, 1e-12) / _SCALE
     program = _Stated(limited, unit)
@@ -83,6 +88,7 @@ def solve_within(
         program.whole(),
         time_limit_s=time_limit_s,
         start=None if start is None else program.chosen(start),
+        is_exact=is_exact,
     )
     bound = min(max(outcome.lower_bound * unit, 0.0), upper)
     if outcome.columns is None:
@@ -274,6 +280,11 @@ class _Stated:
 
     def _add_shared(self, shared: Shared) -> None:
         payer = shared.payer
+        variables = [payer.variable, *(each.variable for each in shared.readers)]
+        if all(self._size(variable) == 1 for variable in variables):
+            certain = shared.cost([0] * self._network.num_variables) / self._unit
+            self._costs[payer.variable] = self._costs[payer.variable] + certain
+            return
         rows = np.unique(payer.options)
         taken = np.unique(np.concatenate([each.options for each in shared.readers]))
         table = shared.table / self._unit
@@ -302,6 +313,7 @@ class _Stated:
             column = self._in_use(copy)
             if column is not None:
                 bytes_[column] += copy.bytes_
+        most -= bytes_.pop(_ALWAYS, 0.0)
         usage = np.concatenate([table[:, at] for table in network.usages])
         used = np.flatnonzero(usage)
         columns = np.concatenate([used, np.array(list(bytes_), np.intp)])
@@ -324,6 +336,8 @@ class _Stated:
             return None
         if before <= after or after <= before:
             return self._some(before & after)
+        if _ALWAYS in before | after:
+            return self._some(after if _ALWAYS in before else before)
         if (before, after) not in self._both:
             column = self._new(np.zeros(1))
             if before & after:
@@ -340,18 +354,22 @@ class _Stated:
         return self._both[before, after]
 
     def _makers(self, moves: Iterable[Move]) -> frozenset[int]:
-        """Columns that are chosen if moves are made."""
-        found = (self._move(move) for move in moves)
+        """Columns that are chosen if moves are made; one alone if that is always so."""
+        found = {self._move(move) for move in moves}
+        if _ALWAYS in found:
+            return _SURE
         return frozenset(column for column in found if column is not None)
 
     def _move(self, move: Move) -> int | None:
         if move not in self._made:
             made = self._when(move.source, move.target, move.made())
             column = None
-            if len(made):
-                column = self._new(np.zeros(1))
-                self._no_less(column, made)
-            self._made[move] = None if column is None else int(column[0])
+            if len(made) and self._size(move.source) == self._size(move.target) == 1:
+                column = _ALWAYS
+            elif len(made):
+                (column,) = self._new(np.zeros(1)).tolist()
+                self._no_less(np.array([column]), made)
+            self._made[move] = column
         return self._made[move]
 
     def _some(self, columns: frozenset[int]) -> int:

@@ -158,7 +158,7 @@ class MemoryModel:
             usages[self._kind_variable[kind]] += held[kind] / counts[:, None]
         return tuple(usages)
 
-    def copied(self, time: int) -> Iterator[Copied]:
+    def copied(self, time: int) -> tuple[Copied, ...]:
         """The copies that may be in use at a position, and when they are."""
         return self._copies.copied(time)
 

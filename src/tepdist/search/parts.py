@@ -71,7 +71,7 @@ def improve_among(
     search: LimitedSearch,
     left_s: Callable[[], float],
 ) -> None:
-    """Offers a search the best answer among some values, if it is better.
+    """Offers a search the best answer among some values, if one is found in time.
 
     Args:
         values: Of each variable, ascending; those of the best answer among them.
@@ -86,6 +86,8 @@ def improve_among(
         for own, value in zip(values, best.assignment, strict=True)
     )
     known = Outcome(start, best.cost, best.peak, None)
-    cuts = CutSearch(network.only(values), part, search.limit, times=search.times)
+    cuts = CutSearch(
+        network.only(values), part, search.limit, times=search.times, is_exact=False
+    )
     found = cuts.run(known, left_s=left_s, upper=best.cost * (1 - _GAIN))
     search.offer(part.whole(found.assignment))
