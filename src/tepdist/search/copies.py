@@ -4,7 +4,7 @@ A value that is read in a sharding that needs communication exists twice while i
 read: the copies that several readers share exist from the first to the last.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -42,6 +42,51 @@ class _Pairs:
     def table(self) -> Array:
         """Local bytes for each pair of strategies [B]."""
         return self.bytes_[np.ix_(self.rows, self.columns)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Move:
+    """One sharding that two variables may bring tensors into.
+
+    Compared by identity.
+
+    Attributes:
+        source: Variable of those who write them.
+        target: Variable of those who read them.
+        rows: What each value of the source means, [values of source].
+        columns: What each value of the target means, [values of target].
+        is_made: Whether a copy in that sharding is made, [rows, columns].
+    """
+
+    source: int
+    target: int
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    is_made: NDArray[np.bool_]
+
+    def made(self) -> NDArray[np.bool_]:
+        """Whether the copy is made, [values of source, values of target]."""
+        return self.is_made[np.ix_(self.rows, self.columns)]
+
+    def only(self, sources: NDArray[np.intp], targets: NDArray[np.intp]) -> "Move":
+        """The same among some values of the source and of the target."""
+        rows, columns = self.rows[sources], self.columns[targets]
+        return Move(self.source, self.target, rows, columns, self.is_made)
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A copy that is in use at a time if it is made before and read after.
+
+    Attributes:
+        bytes_: Of it on a device [B].
+        before: One of these makes it, at that time or before.
+        after: One of these reads it, at that time or after.
+    """
+
+    bytes_: float
+    before: tuple[Move, ...]
+    after: tuple[Move, ...]
 
 
 class _Numbering:
@@ -88,6 +133,8 @@ class Copies:
         self._kind = links.kind
         self._value, self._position = links.value, links.position
         self._known: dict[tuple[int, bool], dict[int, float]] = {}
+        self._known_copied: dict[int, tuple[Copied, ...]] = {}
+        self._known_moves: dict[tuple[int, int], Move | None] = {}
 
     @cached_property
     def _pairs(self) -> list[_Pairs]:
@@ -147,6 +194,56 @@ class Copies:
             local = max(float(bytes_[link]) for link in needed)
             found.append((local, tuple(sorted(deciding))))
         return found
+
+    def copied(self, time: int) -> tuple[Copied, ...]:
+        """What may be copied at a position; copies that are decided alike are one."""
+        if time not in self._known_copied:
+            self._known_copied[time] = tuple(self._copied(time))
+        return self._known_copied[time]
+
+    def _copied(self, time: int) -> Iterator[Copied]:
+        early, late = self._position <= time, self._position >= time
+        both = np.intersect1d(self._value[early], self._value[late])
+        readers: dict[int, tuple[set[int], set[int]]] = {}
+        for link in np.flatnonzero(np.isin(self._value, both)).tolist():
+            found = readers.setdefault(int(self._value[link]), (set(), set()))
+            for kinds, reads in zip(found, (early, late), strict=True):
+                if reads[link]:
+                    kinds.add(int(self._kind[link]))
+        sums: dict[tuple[tuple[Move, ...], tuple[Move, ...]], float] = {}
+        for before, after in readers.values():
+            for sharding, bytes_ in self._targets(before | after):
+                key = (self._moves(before, sharding), self._moves(after, sharding))
+                if all(key):
+                    sums[key] = sums.get(key, 0.0) + bytes_
+        for (makers, users), bytes_ in sums.items():
+            yield Copied(bytes_, makers, users)
+
+    def _targets(self, kinds: Iterable[int]) -> Iterator[tuple[int, float]]:
+        """Shardings that some kinds of links make copies in, and their bytes."""
+        found: dict[int, float] = {}
+        for kind in sorted(kinds):
+            pair = self._pairs[kind]
+            most = pair.bytes_.max(axis=0, initial=0.0)
+            for sharding, bytes_ in zip(pair.shardings.tolist(), most, strict=True):
+                if bytes_ > 0:
+                    found[sharding] = max(found.get(sharding, 0.0), float(bytes_))
+        yield from found.items()
+
+    def _moves(self, kinds: Iterable[int], sharding: int) -> tuple[Move, ...]:
+        """How some kinds of links make a copy in one sharding."""
+        moves = (self._move(kind, sharding) for kind in sorted(kinds))
+        return tuple(move for move in moves if move is not None)
+
+    def _move(self, kind: int, sharding: int) -> Move | None:
+        if (kind, sharding) not in self._known_moves:
+            pair = self._pairs[kind]
+            is_made = (pair.bytes_ > 0) & (pair.shardings == sharding)
+            move = None
+            if is_made.any():
+                move = Move(pair.source, pair.target, pair.rows, pair.columns, is_made)
+            self._known_moves[kind, sharding] = move
+        return self._known_moves[kind, sharding]
 
     def priced(
         self, prices: Mapping[int, float], *, spanning: bool

@@ -96,6 +96,11 @@ class LimitedSearch:
         return Outcome(best.assignment, best.cost, best.peak, self._bound, prices)
 
     @property
+    def times(self) -> tuple[int, ...]:
+        """At which answers overflowed, as far as they are known."""
+        return tuple(self._times)
+
+    @property
     def binds(self) -> bool:
         """Whether an answer without prices overflowed."""
         return bool(self._times)

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tepdist.search.copies import Copies
+from tepdist.search.copies import Copied, Copies
 from tepdist.search.network import CostSums, Network
 from tepdist.search.problem import Problem
 from tepdist.search.shared import Array
@@ -39,17 +39,21 @@ class TimedMemory(Protocol):
         """Bytes in use at each time if each tensor were cut most."""
         ...
 
-    def terms(self, assignment: Sequence[int], time: int, /) -> Iterable[Term]:
-        """What is in use at a time, and which variables put it there."""
-        ...
-
     def usages(self, times: Sequence[int], /) -> tuple[Array, ...]:
         """Usage of each value of each variable at these times, copies left out."""
+        ...
+
+    def copied(self, time: int, /) -> Iterable[Copied]:
+        """The copies that may be in use at a time, and when they are."""
         ...
 
 
 class Memory(TimedMemory, Protocol):
     """Memory whose use can be priced into costs."""
+
+    def terms(self, assignment: Sequence[int], time: int, /) -> Iterable[Term]:
+        """What is in use at a time, and which variables put it there."""
+        ...
 
     def priced(
         self, network: Network, prices: Mapping[int, float], /, *, spanning: bool
@@ -153,6 +157,10 @@ class MemoryModel:
         for kind, counts in enumerate(self._shards):
             usages[self._kind_variable[kind]] += held[kind] / counts[:, None]
         return tuple(usages)
+
+    def copied(self, time: int) -> tuple[Copied, ...]:
+        """The copies that may be in use at a position, and when they are."""
+        return self._copies.copied(time)
 
     def _live(self, time: int) -> NDArray[np.intp]:
         """Buffers that exist at a position."""

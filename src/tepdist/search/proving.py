@@ -9,6 +9,7 @@ from tepdist.search.candidates import PROVEN, Candidate
 from tepdist.search.clock import Clock, Progress
 from tepdist.search.cuts import CutSearch
 from tepdist.search.limited import Outcome
+from tepdist.search.neighbourhoods import Neighbourhoods
 from tepdist.search.recombination import recombine
 from tepdist.search.sharing import CLOSED, SharingSearch
 
@@ -18,6 +19,9 @@ _MAX_CUT_VARIABLES = 32
 # Shares of the time for limits: for the answer without them, which may fit after all;
 # of what is left then for recombined answers.
 _FREE, _RECOMBINING = 0.3, 0.6
+# Meshes whose answers are improved in neighbourhoods: the best few, if they cost
+# hardly more than the best.
+_MOST_IMPROVED, _MOST_DEARER = 3, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,39 @@ def prove(
         if outcome.peak <= limit:
             best = min(best, outcome.cost)
         proven.append(replace(candidate, outcome=outcome))
-    return proven
+    return _improved(proven, limit, clock, effort=effort, progress=progress)
+
+
+def _improved(
+    candidates: Sequence[Candidate],
+    limit: float,
+    clock: Clock,
+    *,
+    effort: Effort,
+    progress: Progress,
+) -> list[Candidate]:
+    """The candidates with better answers of the best few that their limit binds."""
+    found = list(candidates)
+    fitting = [c.outcome.cost for c in found if c.outcome and c.rank(limit)[0] == 0]
+    best = min(fitting, default=np.inf)
+    order = sorted(range(len(found)), key=lambda at: found[at].rank(limit))
+    worth = [
+        at
+        for at in order[:_MOST_IMPROVED]
+        if found[at].limited.binds
+        and found[at].rank(limit) <= (0.0, best * (1 + _MOST_DEARER))
+        and found[at].bound < best * (1 - effort.gap)
+    ]
+    for number, at in enumerate(worth):
+        candidate = found[at]
+        progress(f"improving mesh {candidate.mesh}", number / len(worth))
+        search = candidate.limited
+        neighbourhoods = Neighbourhoods(
+            candidate.problem.network, candidate.memory, search=search
+        )
+        neighbourhoods.run(clock.left_for_limits(1 / (len(worth) - number)))
+        found[at] = replace(candidate, outcome=search.outcome)
+    return found
 
 
 class _Solving:

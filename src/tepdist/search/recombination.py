@@ -6,58 +6,21 @@ limit is found by cuts: of 279 variables of a small GPT, 225 were free with 558 
 which took 0.6 s (2 cores, 2026-11).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tepdist.search.cuts import CutSearch
-from tepdist.search.limited import LimitedSearch, Outcome
-from tepdist.search.memory import Term, TimedMemory
+from tepdist.search.limited import LimitedSearch
+from tepdist.search.memory import TimedMemory
 from tepdist.search.network import Network
+from tepdist.search.parts import improve_among
 from tepdist.search.shared import Array
 
 _MOST_ANSWERS = 12
 # Values besides those of the answers, in turn while it takes no longer than allowed.
 _MORE_VALUES = (0, 50, 150, 300)
 _SHARE = 0.5  # of the time that is left, for each
-_GAIN = 1e-6  # share of the cost that a better answer must save
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Memory of assignments of some values of each variable.
-
-    Attributes:
-        memory: Of all assignments.
-        values: Of each variable, ascending.
-    """
-
-    memory: TimedMemory
-    values: Sequence[NDArray[np.intp]]
-
-    @property
-    def fixed(self) -> float:
-        return self.memory.fixed
-
-    def whole(self, assignment: Sequence[int]) -> tuple[int, ...]:
-        """The assignment as one of all values."""
-        chosen = zip(self.values, assignment, strict=True)
-        return tuple(int(values[at]) for values, at in chosen)
-
-    def profile(self, assignment: Sequence[int]) -> Array:
-        return self.memory.profile(self.whole(assignment))
-
-    def least_profile(self) -> Array:
-        return self.memory.least_profile()
-
-    def terms(self, assignment: Sequence[int], time: int) -> Iterable[Term]:
-        return self.memory.terms(self.whole(assignment), time)
-
-    def usages(self, times: Sequence[int]) -> tuple[Array, ...]:
-        pairs = zip(self.memory.usages(times), self.values, strict=True)
-        return tuple(usage[values] for usage, values in pairs)
 
 
 def recombine(
@@ -82,18 +45,15 @@ def recombine(
     for count in _counts(most):
         answers = search.fitting[:_MOST_ANSWERS]
         values = _values(answers, marginals, count=count)
-        part = _Part(memory, values)
-        best = search.outcome
-        start = tuple(
-            int(np.searchsorted(own, value))
-            for own, value in zip(values, best.assignment, strict=True)
+        least_s = left_s() * (1 - _SHARE)
+        improve_among(
+            values,
+            network,
+            memory,
+            search=search,
+            left_s=_until(left_s, least_s),
         )
-        known = Outcome(start, best.cost, best.peak, None)
-        cuts = CutSearch(network.only(values), part, search.limit)
-        upper = best.cost * (1 - _GAIN)
-        found, is_over = _within_share(cuts, known, left_s=left_s, upper=upper)
-        search.offer(part.whole(found.assignment))
-        if is_over:
+        if left_s() <= least_s:
             return
 
 
@@ -106,13 +66,9 @@ def _counts(most: int) -> Iterator[int]:
         yield min(count, most)
 
 
-def _within_share(
-    cuts: CutSearch, known: Outcome, *, left_s: Callable[[], float], upper: float
-) -> tuple[Outcome, bool]:
-    """What cuts find in a share of the time that is left; whether they used it up."""
-    least_s = left_s() * (1 - _SHARE)
-    found = cuts.run(known, left_s=lambda: left_s() - least_s, upper=upper)
-    return found, left_s() <= least_s
+def _until(left_s: Callable[[], float], least_s: float) -> Callable[[], float]:
+    """Time left until so much of it is left."""
+    return lambda: left_s() - least_s
 
 
 def _values(

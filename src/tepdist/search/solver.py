@@ -1,7 +1,4 @@
-"""The exact solver: a cost function network to optimality.
-
-Costs are scaled to integers such that rounding moves the total by less than 1e-6 of it.
-"""
+"""The exact solver: a cost function network to optimality, its limits ignored."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,26 +8,19 @@ import numpy as np
 
 from tepdist.search.network import Network
 from tepdist.search.shared import Array, Shared
-from tepdist.solver import child, exact
+from tepdist.solver import exact
 from tepdist.solver.descent import Descent
-from tepdist.solver.integers import AtMost, IntegerNetwork, Integers, Table
 from tepdist.solver.layout import layout
 from tepdist.solver.messages import Messages
 from tepdist.solver.problem import Problem
 from tepdist.solver.reduction import reduce
 
-_RESOLUTION = 1e9  # integer cost of the first known solution
-_FORBIDDEN = int(_RESOLUTION * 1e3)  # never worth it
 _SWEEPS = 20
 _CONVERGED = 1e-5  # relative gain of a sweep that ends the sweeps
 _MAX_ONE_COPY = 3  # readers of which no two pairs can share two columns
 # On meshes of three axes such a variable may have 22,000 values: the tables of a
 # scanned GPT took 4 GB so (2x2x2, 2026-11).
 _MAX_ONE_COPY_VALUES = 1000
-_USAGE_RESOLUTION = 1e6  # integer usage of a limit
-
-# Values of some variables, of which not all may be chosen together.
-Clause = tuple[tuple[int, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +35,6 @@ class Solution:
 
     assignment: tuple[int, ...]
     cost: float
-    lower_bound: float
-
-
-@dataclass(frozen=True, slots=True)
-class Within:
-    """What a solve within limits found.
-
-    Attributes:
-        assignment: Value of each variable; None if nothing beats the upper bound, or
-            nothing was found in time.
-        lower_bound: No assignment that keeps to limits and clauses costs less, up to
-            the upper bound.
-    """
-
-    assignment: tuple[int, ...] | None
     lower_bound: float
 
 
@@ -141,96 +116,17 @@ def stated(network: Network) -> Problem:
     return Problem(tuple(unary), edges, (), np.zeros(0))
 
 
-def solve_within(
-    network: Network,
-    clauses: Sequence[Clause],
-    *,
-    reference: float,
-    upper: float,
-    time_limit_s: float,
-) -> Within:
-    """Best assignment that keeps to the network's limits and to some clauses.
-
-    Args:
-        network: Costs and usages at least 0.
-        clauses: What may not be chosen together.
-        reference: Cost of some assignment, the scale of others.
-        upper: A cost that an answer must beat; infinite if any is of interest.
-        time_limit_s: After which the best so far is returned [s].
-    """
-    scale = _RESOLUTION / max(reference, 1e-12)
-    top = _FORBIDDEN
-    if upper * scale < _FORBIDDEN:
-        top = int(upper * scale) + 1
-    limits = [_usage_limit(network, index) for index in range(len(network.limits))]
-    limits += [_clause_limit(clause) for clause in clauses]
-    answer = child.solve(
-        _integer_network(network, scale, top=top, limits=limits),
-        time_limit_s=time_limit_s,
-    )
-    found = None if answer.values is None else answer.values[: network.num_variables]
-    if not answer.is_complete:
-        return Within(found, answer.lower_bound / scale)
-    return Within(found, upper if found is None else network.cost(found))
-
-
-def _usage_limit(network: Network, time_index: int) -> AtMost:
-    """The limit on usage at one time; what fits still fits when rounded."""
-    limit = float(network.limits[time_index] - network.fixed_usage[time_index])
-    unit = max(limit / _USAGE_RESOLUTION, 1.0)
-    used = tuple(
-        (variable, value, int(usage // unit))
-        for variable, table in enumerate(network.usages)
-        for value, usage in enumerate(table[:, time_index])
-        if usage >= unit
-    )
-    return AtMost(used, int(limit // unit))
-
-
-def _clause_limit(clause: Clause) -> AtMost:
-    chosen = ((variable, value, 1) for variable, values in clause for value in values)
-    return AtMost(tuple(chosen), len(clause) - 1)
-
-
-def _integer_network(
-    network: Network, scale: float, *, top: int, limits: Sequence[AtMost] = ()
-) -> IntegerNetwork:
-    domains = [len(costs) for costs in network.unary]
-    tables = [
-        Table((index,), _integers(costs, scale))
-        for index, costs in enumerate(network.unary)
-    ]
-    tables += [
-        Table(pair, _integers(table, scale)) for pair, table in network.binary.items()
-    ]
-    for shared in network.shared:
-        for copy in _stated(shared):
-            tables += copy.tables(len(domains), scale)
-            domains.append(len(copy.costs))
-    return IntegerNetwork(tuple(domains), tuple(tables), tuple(limits), top)
-
-
 @dataclass(frozen=True, slots=True)
 class _Copy:
     """A variable that stands for a copy.
 
     Attributes:
         costs: Of each of its values.
-        tables: Cost of each value of a variable with each of its own, by variable.
+        others: Cost of each value of a variable with each of its own, by variable.
     """
 
     costs: Array
     others: tuple[tuple[int, Array], ...]
-
-    def tables(self, index: int, scale: float) -> list[Table]:
-        """Its costs as variable number `index`."""
-        return [
-            Table((index,), _integers(self.costs, scale)),
-            *(
-                Table((other, index), _integers(costs, scale))
-                for other, costs in self.others
-            ),
-        ]
 
 
 def _stated(shared: Shared) -> Iterator[_Copy]:
@@ -285,8 +181,3 @@ def _copies(shared: Shared) -> Iterator[_Copy]:
                 ),
             ),
         )
-
-
-def _integers(costs: Array, scale: float) -> Integers:
-    scaled: Integers = np.minimum(np.rint(costs * scale), _FORBIDDEN).astype(np.int64)
-    return scaled.ravel()

@@ -95,7 +95,7 @@ def solve(
     ]
     domains = tuple(len(costs) for costs in network.unary)
     answer = child.solve(
-        IntegerNetwork(domains, (*unary, *binary), (), top), time_limit_s=time_limit_s
+        IntegerNetwork(domains, (*unary, *binary), top), time_limit_s=time_limit_s
     )
     assignment, bound = tuple(start), answer.lower_bound / scale
     if answer.values is not None:

@@ -60,15 +60,19 @@ def solve(
     start: Array | None = None,
     gap: float = _GAP,
     seed: int = 0,
+    is_exact: bool = False,
 ) -> Outcome:
     """The best columns of a program, or the best so far when time is up.
 
     Args:
         program: What to solve.
         time_limit_s: After which the search stops [s].
-        start: A feasible solution to improve on, [columns].
+        start: A feasible solution to improve on: its first columns, among them all
+            that take whole numbers.
         gap: Relative gap to the bound at which an answer will do.
         seed: Of what HiGHS draws at random.
+        is_exact: Whether bounds and optima must be right: without presolve, which in
+            1.15.1 cut off the optimum of 1 in 2,500 random programs.
     """
     import highspy  # takes 0.1 s: only large problems need it
 
@@ -79,13 +83,13 @@ def solve(
         ("time_limit", max(time_limit_s, 0.01)),
         ("mip_rel_gap", gap),
         ("random_seed", seed),
+        ("presolve", "off" if is_exact else "choose"),
     ):
         solver.setOptionValue(name, value)
     solver.passModel(_model(program))
     if start is not None:
-        solution = highspy.HighsSolution()
-        solution.col_value = start.tolist()
-        solver.setSolution(solution)
+        places = np.arange(len(start), dtype=np.int32)
+        solver.setSolution(len(start), places, start)
     solver.run()
     status = solver.getModelStatus()
     if status == highspy.HighsModelStatus.kInfeasible:

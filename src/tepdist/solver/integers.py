@@ -23,32 +23,17 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class AtMost:
-    """A linear limit: the weights of the chosen values sum to no more.
-
-    Attributes:
-        terms: (variable, value, weight), weights above 0.
-        limit: Of the sum.
-    """
-
-    terms: tuple[tuple[int, int, int], ...]
-    limit: int
-
-
-@dataclass(frozen=True, slots=True)
 class IntegerNetwork:
     """Choose a value for each of the variables 0..n-1.
 
     Attributes:
         domains: Number of values of each variable.
         tables: Whose costs add up.
-        limits: What an answer keeps to.
         top: An answer costs less.
     """
 
     domains: tuple[int, ...]
     tables: tuple[Table, ...]
-    limits: tuple[AtMost, ...]
     top: int
 
 

@@ -1,7 +1,8 @@
 """toulbar2, in a child process; the only file that knows pytoulbar2.
 
 It holds Python's lock while it solves, keeps its options in globals, takes the signal
-handlers, and may run out of memory: none of that must be the caller's.
+handlers, and may run out of memory: none of that must be the caller's. Its linear
+constraints are not used: they are wrong (decision 016).
 """
 
 import fcntl
@@ -89,8 +90,6 @@ def _model(network: IntegerNetwork) -> pytoulbar2.CFN:
         model.AddFunction([], constants)
     for variables, costs in tables:
         model.AddFunction(variables, costs)
-    for limit in network.limits:
-        model.AddGeneralizedLinearConstraint(list(limit.terms), "<=", limit.limit)
     return model
 
 
