@@ -276,7 +276,7 @@ def _pairs(
     targets, columns = ends[1].lies(read)
     value = structure.program.values[read.value]
     bytes_ = value.bytes_ * numbering.shares(sources, targets)
-    if not all(space.arrangements.is_even for space in ends):
+    if value.bytes_ and not all(space.arrangements.is_even for space in ends):
         wanted = reshardings(sources, targets)
         _mend_uneven(bytes_, value, wanted, pricing=problem.pricing)
     return _Pairs(
