@@ -127,24 +127,48 @@ class Sharding:
         return mesh.size_of(self.axes)
 
     def local_shape(self, shape: tuple[int, ...], mesh: Mesh) -> tuple[int, ...]:
-        """Shape of one shard of a tensor of this shape.
+        """Shape of the first shard of a tensor of this shape; others are no larger.
+
+        Raises:
+            ShardingError: if the rank differs.
+        """
+        if len(shape) != len(self.dims):
+            raise ShardingError(f"sharding {self} of a tensor of shape {shape}")
+        return tuple(
+            [
+                -(-extent // mesh.size_of(axes)) if axes else extent
+                for extent, axes in zip(shape, self.dims, strict=True)
+            ]
+        )
+
+    def shard_elements(self, shape: tuple[int, ...], mesh: Mesh) -> int:
+        """Elements of the first shard of a tensor of this shape."""
+        return math.prod(self.local_shape(shape, mesh))
+
+    def uneven_dims(self, shape: tuple[int, ...], mesh: Mesh) -> tuple[int, ...]:
+        """Dims of a tensor of this shape that are not cut into equal parts."""
+        return tuple(
+            [
+                dim
+                for dim, (extent, axes) in enumerate(zip(shape, self.dims, strict=True))
+                if axes and extent % mesh.size_of(axes)
+            ]
+        )
+
+    def check_even(self, shape: tuple[int, ...], mesh: Mesh) -> None:
+        """Refuses a tensor of this shape if the shards are not all of one shape.
 
         Raises:
             ShardingError: if the rank differs or an extent is not divided.
         """
-        if len(shape) != len(self.dims):
-            raise ShardingError(f"sharding {self} of a tensor of shape {shape}")
-        local = []
-        for dim, (extent, axes) in enumerate(zip(shape, self.dims, strict=True)):
-            parts = mesh.size_of(axes)
-            if extent % parts:
-                raise ShardingError(
-                    f"dim {dim} of shape {shape} has extent {extent}, which {parts} "
-                    f"shards (mesh axes {axes}) do not divide",
-                    hint="shard another dim, or leave it whole",
-                )
-            local.append(extent // parts)
-        return tuple(local)
+        self.local_shape(shape, mesh)
+        for dim in self.uneven_dims(shape, mesh):
+            axes = self.dims[dim]
+            raise ShardingError(
+                f"dim {dim} of shape {shape} has extent {shape[dim]}, which "
+                f"{mesh.size_of(axes)} shards (mesh axes {axes}) do not divide",
+                hint="shard another dim, or leave it whole",
+            )
 
     def __str__(self) -> str:
         return "[" + ", ".join("*".join(dim) or "-" for dim in self.dims) + "]"

@@ -7,6 +7,7 @@ import random
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.interpreters import mlir as jax_mlir
@@ -167,17 +168,42 @@ def jax_mesh(sizes: tuple[int, ...]) -> jax.sharding.Mesh:
     return jax.sharding.Mesh(devices, Mesh.of_shape(sizes).names)
 
 
-def compiled_collectives(
-    path: list[PartSharding], shape: tuple[int, ...], mesh: Mesh
-) -> list[tuple[str, int]]:
-    """What XLA runs to take a tensor through these shardings."""
-    placed = [
+def named(path: list[PartSharding], mesh: Mesh) -> list[NamedSharding]:
+    return [
         NamedSharding(
             jax_mesh(mesh.shape),
             PartitionSpec(*(tuple(part.axis for part in dim) for dim in dims)),
         )
         for dims in path
     ]
+
+
+def compiled_inside(
+    path: list[PartSharding], shape: tuple[int, ...], mesh: Mesh
+) -> list[tuple[str, int]]:
+    """The same within a program, whose arguments and results have equal parts."""
+    placed = named(path, mesh)
+
+    def reshard(x: jax.Array) -> jax.Array:
+        x = jax.lax.optimization_barrier(
+            jax.lax.with_sharding_constraint(jnp.tanh(x), placed[0])
+        )
+        for sharding in placed:
+            x = jax.lax.with_sharding_constraint(x, sharding)
+        return jax.lax.with_sharding_constraint(x * 3, placed[-1]).sum()
+
+    argument = jax.ShapeDtypeStruct(shape, np.float32)
+    whole = NamedSharding(jax_mesh(mesh.shape), PartitionSpec())
+    jitted = jax.jit(reshard, in_shardings=whole, out_shardings=whole)
+    found = collectives_in(jitted.lower(argument).compile().as_text())
+    return [(kind, bytes_) for kind, bytes_ in found if kind != "all_reduce"]
+
+
+def compiled_collectives(
+    path: list[PartSharding], shape: tuple[int, ...], mesh: Mesh
+) -> list[tuple[str, int]]:
+    """What XLA runs to take a tensor through these shardings."""
+    placed = named(path, mesh)
 
     def reshard(x: jax.Array) -> jax.Array:
         x = -x
@@ -233,6 +259,40 @@ def test_xla_runs_the_steps_when_told_the_path(sizes):
         wanted = [(step.kind, step.bytes_) for step in steps]
         whole = [whole_axes(source, mesh), *path]
         assert compiled_collectives(whole, shape, mesh) == wanted, (source, target)
+
+
+@pytest.mark.parametrize("shape", [(53, 16), (15, 27), (12, 7)])
+@pytest.mark.parametrize("sizes", [(4,), (2, 2), (2, 4)])
+def test_xla_runs_the_steps_of_unequal_parts(sizes, shape):
+    mesh = Mesh.of_shape(sizes)
+    pairs = sampled_pairs(2, mesh, 400)
+    told = [
+        (source, target)
+        for source, target in pairs
+        if any(
+            sharding.uneven_dims(shape, mesh) and fills(sharding, shape, mesh)
+            for sharding in (source, target)
+        )
+        and all(fills(sharding, shape, mesh) for sharding in (source, target))
+    ]
+    assert told
+    for source, target in told[:10]:
+        path = resharding_path(source, target, shape, mesh=mesh)
+        if any(part.size < mesh.axis_size(part.axis) for part in flat(path)):
+            continue  # jax.sharding cannot name parts of axes
+        steps = resharding_steps(source, target, shape, itemsize=ITEMSIZE, mesh=mesh)
+        wanted = [(step.kind, step.bytes_) for step in steps]
+        whole = [whole_axes(source, mesh), *path]
+        found = compiled_inside(whole, shape, mesh)
+        assert found == wanted, (source, target)
+
+
+def fills(sharding: Sharding, shape: tuple[int, ...], mesh: Mesh) -> bool:
+    """Whether each device has a part."""
+    return all(
+        (mesh.size_of(axes) - 1) * -(-extent // mesh.size_of(axes)) < extent
+        for extent, axes in zip(shape, sharding.dims, strict=True)
+    )
 
 
 def flat(path: tuple[PartSharding, ...]) -> list[AxisPart]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-EXTENTS = (1, 2, 3, 4, 6, 8, 8, 12, 16, 24)
+EXTENTS = (1, 2, 3, 4, 5, 6, 7, 8, 8, 11, 12, 15, 16, 24, 27)
 MAX_ELEMENTS = 4096
 MAX_RANK = 4
 

@@ -1,7 +1,8 @@
 """Three mesh axes: found where they pay, never worse than two, and run right.
 
-Extents of two times an odd number let a mesh axis of 2 cut them, but none of 4: two
-axes leave half of eight devices to repeat the other half's work.
+Extents of two times an odd number let a mesh axis of 2 cut them into equal parts, but
+none of 4: on two axes half of eight devices hold what the other half does, and what
+they compute is padded.
 """
 
 import pytest
@@ -30,9 +31,9 @@ TWICE_ODD = {
         batch=2, seq=66, hidden=90, heads=2, layers=1
     ),
 }
-# A plan must not need more of the best cost on two axes: 1/2 is what three can save
-# of compute, the rest is for what they communicate.
-MOST = 0.62
+# A plan must not need more of the best cost on two axes, where values inside the
+# program may be cut into unequal parts, but its arguments may not.
+MOST = 0.9
 
 
 def search_of(program, roles, cluster, **options):

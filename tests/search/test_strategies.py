@@ -1,5 +1,7 @@
 """Strategies: what they cut divides, and dims made of several factors stay in order."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,7 @@ def group(sizes, dims, *, reduction=(), blocked=(), inputs=()):
         sizes=tuple(sizes),
         reduction=reduction,
         blocked=frozenset(blocked),
+        uneven=frozenset(),
         members=(Member(0, tuple(range(len(sizes))), reduced=False),),
         inputs=tuple(
             GroupTensor(value, given, reduced=False, member=0)
@@ -67,6 +70,29 @@ def test_all_strategies_at_once_give_the_shardings_that_each_gives(grp, mesh):
         assert [shardings[at] for at in index] == [
             sharding_of(strategy, tensor, grid) for strategy in space.strategies
         ]
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("size", [*range(2, 40), 50257])
+def test_unequal_parts_leave_no_device_empty_and_pad_little(size, mesh):
+    grid = Mesh.parse(mesh)
+    vector = replace(group((size,), ((0,),)), uneven=frozenset({0}))
+    space = strategy_space(vector, grid, scatters=False)
+    shardings, index = space.lies(vector.outputs[0])
+    for shards, at in zip(space.shards(vector.outputs[0]), index, strict=True):
+        (local,) = shardings[at].local_shape((size,), grid)
+        count = shardings[at].num_shards(grid)
+        assert size / shards == pytest.approx(local)
+        assert (count - 1) * local < size
+        assert count * local <= size * 1.25
+
+
+def test_what_is_scattered_has_equal_parts():
+    uneven = replace(PRODUCT, sizes=(13, 8, 24), uneven=frozenset({0, 1, 2}))
+    grid = Mesh.parse("2x4")
+    for strategy in strategy_space(uneven, grid, scatters=True).strategies:
+        cut = {*strategy.before, *strategy.after}
+        assert strategy.before == strategy.after or 0 not in cut
 
 
 def test_meshes_whose_axes_divide_the_same_factors_have_strategies_in_common():

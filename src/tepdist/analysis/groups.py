@@ -69,6 +69,7 @@ class Group:
         sizes: Extent of each factor; all over 1.
         reduction: Factors reduced away by its first member.
         blocked: Factors that may not be sharded.
+        uneven: Factors that may be cut into unequal parts.
         members: Its nodes; the first is the one it grew from.
         inputs: Tensors it reads from other groups.
         outputs: Tensors it defines.
@@ -78,6 +79,7 @@ class Group:
     sizes: tuple[int, ...]
     reduction: frozenset[int]
     blocked: frozenset[int]
+    uneven: frozenset[int]
     members: tuple[Member, ...]
     inputs: tuple[GroupTensor, ...]
     outputs: tuple[GroupTensor, ...]
@@ -111,6 +113,7 @@ class _Growing:
         self.sizes: Sizes = ()
         self.reduction: set[int] = set()
         self.blocked: set[int] = set()
+        self.uneven: set[int] = set()
         self.members: list[Member] = []
         self.reads: set[int] = set()  # roots of groups it reads from
         self.pointwise = True
@@ -209,6 +212,8 @@ class _Grower:
                 group.reduction.add(factor)
             if own in node.blocked:
                 group.blocked.add(factor)
+            if own in node.uneven:
+                group.uneven.add(factor)
         self.groups[index] = group
         self._add(index, group, tuple(factors), reduced=False)
 
@@ -225,6 +230,11 @@ class _Grower:
         self._root_of[index] = group.root
         self._member_of[index] = member
         group.members.append(member)
+        group.uneven -= {
+            factor
+            for own, factor in enumerate(factors)
+            if factor is not None and own not in node.uneven
+        }
         # The outputs of the node that reduces lie as what is left after it; a node
         # joined to one side of it stays on that side.
         is_root = index == group.root
@@ -314,6 +324,7 @@ class _Grower:
             sizes=group.sizes,
             reduction=frozenset(group.reduction),
             blocked=frozenset(group.blocked),
+            uneven=frozenset(group.uneven),
             members=tuple(group.members),
             inputs=tuple(inputs),
             outputs=tuple(outputs),

@@ -146,7 +146,8 @@ def _structure(program: Program, nodes: Sequence[Node], group: Group) -> object:
             for tensor in (*group.inputs, *group.outputs)
         ]
     )
-    return (group.sizes, group.blocked, group.reduction, tuple(members), ports)
+    limits = (group.blocked, group.uneven, group.reduction)
+    return (group.sizes, limits, tuple(members), ports)
 
 
 def _layers(classes: Sequence[int], links: Sequence[Link]) -> dict[int, int]:

@@ -12,7 +12,8 @@ factors its tensors share. Three kinds of op make no node:
   operands have nothing to do with one another, is as many slots.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -42,6 +43,8 @@ class Node:
         outputs: Values it defines.
         reduction: Factors that its outputs lack because they were reduced away.
         blocked: Factors that may not be sharded.
+        uneven: Factors that may be cut into unequal parts, as in `Rule`. None of
+            arguments and results, which JAX holds in equal parts only.
         trips: How often it runs per step.
         inner_trips: How often its outputs but the first come to be per step, if it is
             the slot of a loop; else as `trips`.
@@ -56,6 +59,7 @@ class Node:
     outputs: tuple[Tensor, ...]
     reduction: frozenset[int] = frozenset()
     blocked: frozenset[int] = frozenset()
+    uneven: frozenset[int] = frozenset()
     trips: int = 1
     inner_trips: int = 1
     pointwise: bool = False
@@ -138,7 +142,8 @@ def build_nodes(program: Program, next_values: Mapping[int, int]) -> tuple[Node,
             must come out as the argument lies.
     """
     counts = run_counts(program)
-    builder = _Builder(program)
+    handed_out = Counter(program.results) - Counter(next_values.values())
+    builder = _Builder(program, frozenset((*program.arguments, *handed_out)))
     nodes = []
     rules = program.argument_rules or (None,) * len(program.arguments)
     for value, rule in zip(program.arguments, rules, strict=True):
@@ -164,8 +169,15 @@ class _Builder:
         generated: Values of which each use makes its own.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, even: Collection[int]) -> None:
+        """Prepares to make nodes.
+
+        Args:
+            program: Whose.
+            even: Values that are cut into equal parts only.
+        """
         self._program = program
+        self._even = even
         values = program.values
         self._scalars = frozenset([v.index for v in values if not v.shape])
         self.generated = generated_values(program)
@@ -189,15 +201,31 @@ class _Builder:
         """A node that only holds tensors of one shape: a factor for each dim."""
         shape = self._program.values[outputs[0]].shape
         dims: Dims = tuple((factor,) for factor in range(len(shape)))
+        defined = tuple(Tensor(value, dims) for value in outputs)
         return Node(
             op=None,
             sizes=shape,
             inputs=self._resolved(inputs, (dims,) * len(inputs)),
-            outputs=tuple(Tensor(value, dims) for value in outputs),
+            outputs=defined,
+            uneven=self._uneven(frozenset(range(len(shape))), defined),
             trips=trips,
             inner_trips=trips if inner_trips is None else inner_trips,
             pointwise=pointwise,
         )
+
+    def _uneven(
+        self, allowed: frozenset[int], outputs: Sequence[Tensor]
+    ) -> frozenset[int]:
+        """Of some factors those that cut no output that has equal parts only."""
+        if all(output.value not in self._even for output in outputs):
+            return allowed
+        return allowed - {
+            factor
+            for output in outputs
+            if output.value in self._even
+            for factors in output.dims
+            for factor in factors
+        }
 
     def slots(self, op: Op, trips: int) -> Iterator[Node]:
         for position, result in enumerate(op.results):
@@ -223,13 +251,15 @@ class _Builder:
         if op.signature not in self._pointwise:
             is_pointwise = op.rule is not None and _is_pointwise(rule)
             self._pointwise[op.signature] = is_pointwise
+        defined = tuple(map(Tensor, op.results, rule.results))
         return Node(
             op=op.index,
             sizes=rule.sizes,
             inputs=self._resolved(op.operands, rule.operands),
-            outputs=tuple(map(Tensor, op.results, rule.results)),
+            outputs=defined,
             reduction=rule.reduction,
             blocked=rule.blocked,
+            uneven=self._uneven(rule.uneven, defined),
             trips=trips,
             inner_trips=trips,
             pointwise=self._pointwise[op.signature],
@@ -281,6 +311,7 @@ def _placed(held: Node, rule: Rule) -> Node:
         inputs=tuple(replace(tensor, dims=dims) for tensor in held.inputs),
         outputs=tuple(replace(tensor, dims=dims) for tensor in held.outputs),
         blocked=rule.blocked,
+        uneven=frozenset(),
         pinned=rule.pinned,
     )
 

@@ -183,7 +183,7 @@ class _Block:
             lies, noted = placed.values[value], self._graph.loops
         else:
             return
-        noted[kernel] = values[value].num_elements // lies.num_shards(placed.mesh)
+        noted[kernel] = lies.shard_elements(values[value].shape, placed.mesh)
 
     def _kernel_s(self, op: Op, reads: Reads) -> float:
         """Time of a kernel [s]; nobody asks for it on CPUs."""
@@ -245,8 +245,9 @@ class _Block:
         wanted = self._placed.operands[op.index]
         rank = len(self._program.values[image].shape)
         image_elements, elements = (
-            self._program.values[value].num_elements
-            // sharding.num_shards(self._placed.mesh)
+            sharding.shard_elements(
+                self._program.values[value].shape, self._placed.mesh
+            )
             for value, sharding in zip((image, source), wanted, strict=False)
         )
         bytes_ = elements * rank * _INDEX_BYTES

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from tepdist.cost.pricing import Pricing
-from tepdist.program.graph import Program
+from tepdist.program.graph import DTYPE_BYTES, Program
 from tepdist.sharding import Mesh, Sharding
 
 # XLA:CPU computes in f32 what is narrower; an old one drops the roundings in between.
@@ -88,7 +88,8 @@ class Placed:
             is_wide: Whether it is what products read and make.
         """
         described = self.program.values[value]
-        local = described.bytes_ / sharding.num_shards(self.mesh)
+        elements = sharding.shard_elements(described.shape, self.mesh)
+        local = elements * DTYPE_BYTES.get(described.dtype, 0)
         is_made = described.producer is not None
         is_held_wide = self.platform == "cpu" and not self._is_new
         if is_wide or (is_made and is_held_wide and described.dtype in _WIDENED):

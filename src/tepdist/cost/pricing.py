@@ -34,10 +34,14 @@ class Reshardings:
     """From some shardings to others, on any mesh. Compared by identity.
 
     Attributes:
+        sources: Those.
+        targets: Those.
         pairs: Those that differ.
         index: Which of them each is, [sources, targets].
     """
 
+    sources: tuple[Sharding, ...]
+    targets: tuple[Sharding, ...]
     pairs: tuple[_Pair, ...]
     index: NDArray[np.intp]
 
@@ -55,7 +59,8 @@ def reshardings(
         for dims in wanted
     ]
     shape = (len(sources), len(targets))
-    return Reshardings(tuple(numbers), np.array(index, np.intp).reshape(shape))
+    numbered = np.array(index, np.intp).reshape(shape)
+    return Reshardings(sources, targets, tuple(numbers), numbered)
 
 
 def _pair(source: _Cuts, target: _Cuts) -> _Pair:
@@ -84,6 +89,10 @@ class Pricing:
         self._pairs: dict[_Pair, tuple[int, ...]] = {}
         self._indices: dict[Reshardings, NDArray[np.intp]] = {}
         self._priced: dict[int, list[float]] = {}
+        self._uneven: dict[
+            tuple[Reshardings, tuple[int, ...]],
+            list[tuple[int, int, tuple[Step, ...]]],
+        ] = {}
 
     def collective_s(self, kind: str, bytes_: float, axes: tuple[str, ...]) -> float:
         """Time of one collective over some mesh axes [s].
@@ -150,6 +159,52 @@ class Pricing:
         index = self._index(wanted)  # first: it may find new steps
         costs: Array = np.array(self._step_costs(bytes_))[index].sum(axis=1)
         return costs[wanted.index]
+
+    def uneven_table(
+        self, shape: tuple[int, ...], itemsize: float, wanted: Reshardings
+    ) -> Array:
+        """The same where a sharding may have unequal parts [s].
+
+        Args:
+            shape: Of the whole tensor: what is moved depends on more than its size.
+            itemsize: Of an element as it is moved [B].
+            wanted: As for `resharding_table`.
+        """
+        bytes_ = math.ceil(math.prod(shape) * itemsize)
+        table = self.resharding_table(bytes_, wanted)
+        for row, column, steps in self.uneven_steps(shape, wanted):
+            table[row, column] = sum(
+                self.step_s(replace(step, bytes_=math.ceil(step.bytes_ * itemsize)))
+                for step in steps
+            )
+        return table
+
+    def uneven_steps(
+        self, shape: tuple[int, ...], wanted: Reshardings
+    ) -> Sequence[tuple[int, int, tuple[Step, ...]]]:
+        """Row, column and steps of each resharding from or to unequal parts.
+
+        Args:
+            shape: Of the whole tensor, of elements of a byte.
+            wanted: As for `resharding_table`.
+        """
+        key = (wanted, shape)
+        if key not in self._uneven:
+            sources, targets = (
+                [bool(each.uneven_dims(shape, self.mesh)) for each in shardings]
+                for shardings in (wanted.sources, wanted.targets)
+            )
+            self._uneven[key] = [
+                (
+                    row,
+                    column,
+                    resharding_steps(source, target, shape, itemsize=1, mesh=self.mesh),
+                )
+                for row, source in enumerate(wanted.sources)
+                for column, target in enumerate(wanted.targets)
+                if sources[row] or targets[column]
+            ]
+        return self._uneven[key]
 
     def _index(self, wanted: Reshardings) -> NDArray[np.intp]:
         """Numbers of the steps of each pair, 0 for none, [num pairs, most steps]."""

@@ -5,7 +5,7 @@ import itertools
 from tepdist.cluster.model import Cluster, Span
 from tepdist.cost.axis_parts import AxisPart, PartSharding
 from tepdist.cost.collectives import collective_s
-from tepdist.cost.resharding_route import find_route
+from tepdist.cost.resharding_uneven import find_route
 from tepdist.cost.resharding_walk import Step
 from tepdist.sharding import Mesh, Sharding
 

@@ -14,7 +14,6 @@ Source:
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 from tepdist.cost.axis_parts import (
     AxisPart,
@@ -43,8 +42,7 @@ class Route:
     path: tuple[PartSharding, ...]
 
 
-@lru_cache(maxsize=2**17)
-def find_route(
+def shardy_route(
     source: Sharding,
     target: Sharding,
     shape: tuple[int, ...],
@@ -52,7 +50,7 @@ def find_route(
     itemsize: float,
     mesh: Mesh,
 ) -> Route:
-    """The steps and path from one sharding to another.
+    """The steps and path from one sharding to another of equal parts.
 
     Args:
         source: As the tensor lies.
@@ -293,7 +291,7 @@ def _all_to_all(walk: Walk, dim: int, *, in_order: bool) -> bool:
     moved = now[start:]
     if in_order and walk.goal[to][: len(moved)] != moved:
         return False
-    walk.add_step("all_to_all", moved)
+    walk.add_step("all_to_all", moved, pieces=to)
     del now[start:]
     walk.now[to].extend(moved)
     walk.settle()
@@ -307,7 +305,7 @@ def _gather_and_slice(walk: Walk) -> None:
         gathered = list(walk.now[dim])
         if gathered:
             walk.now[dim].clear()
-            walk.add_step("all_gather", gathered)
+            walk.add_step("all_gather", gathered, pieces=dim)
     walk.stop()
     for done, goal in zip(walk.done, walk.goal, strict=True):
         done.extend(goal)
@@ -325,6 +323,8 @@ def _all_gathers(walk: Walk) -> None:
         gathered = now[start:]
         if gathered:
             del now[start:]
-            walk.add_step("all_gather", gathered)
+            walk.add_step("all_gather", gathered, pieces=dim)
+            if walk.is_uneven:  # else XLA gathers the next dim with this one's padding
+                walk.stop()
     walk.settle()
     walk.stop()

@@ -38,6 +38,7 @@ class Walk:
         now: Per dim, axes that are still to be moved or gathered.
         goal: Per dim, axes that are still to come.
         room: Per dim, how much further it may be sharded in the step under way.
+        is_uneven: Whether the source or the target has unequal parts.
         steps: So far.
         path: So far, the source first.
     """
@@ -55,9 +56,12 @@ class Walk:
         self.itemsize = itemsize
         self.dims = range(len(shape))
         self.done: list[list[AxisPart]] = [[] for _ in shape]
-        self.now = _whole_parts(source, mesh)
-        self.goal = _whole_parts(target, mesh)
+        self.now = whole_parts(source, mesh)
+        self.goal = whole_parts(target, mesh)
         self.room = [1 for _ in shape]
+        self.is_uneven = any(
+            sharding.uneven_dims(shape, mesh) for sharding in (source, target)
+        )
         self.steps: list[Step] = []
         self.path: list[PartSharding] = []
         self.stop()
@@ -92,16 +96,26 @@ class Walk:
         if self.path[-1:] != [present]:
             self.path.append(present)
 
-    def add_step(self, kind: str, parts: list[AxisPart]) -> None:
-        """Adds a step that ends in the present state, or does not change its size."""
-        local = math.prod(
-            -(-extent // (num_shards(done) * num_shards(now)))
-            for extent, done, now in zip(self.shape, self.done, self.now, strict=True)
-        )
+    def add_step(
+        self, kind: str, parts: list[AxisPart], *, pieces: int | None = None
+    ) -> None:
+        """Adds a step that ends in the present state, or does not change its size.
+
+        Args:
+            kind: As in `Step`.
+            parts: It runs over.
+            pieces: Dim that is moved in a piece of equal size for each device; None if
+                it moves as it lies.
+        """
+        local = 1
+        for dim, extent in enumerate(self.shape):
+            shards = num_shards(self.done[dim]) * num_shards(self.now[dim])
+            count = num_shards(parts) if dim == pieces else 1
+            local *= -(-extent // (shards * count)) * count
         self.steps.append(Step(kind, tuple(parts), math.ceil(local * self.itemsize)))
 
 
-def _whole_parts(sharding: Sharding, mesh: Mesh) -> list[list[AxisPart]]:
+def whole_parts(sharding: Sharding, mesh: Mesh) -> list[list[AxisPart]]:
     """Per dim its axes; those of size 1 cut nothing."""
     sizes = dict(mesh.axes)
     return [

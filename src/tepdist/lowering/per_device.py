@@ -6,18 +6,22 @@ the shards of the operands: such an op goes into a ``sdy.manual_computation``, w
 the partitioner takes as it is. So does a sum of products, which may be contracted
 over sharded dims too: its devices add their products up before they reduce the sum.
 And so does whatever makes partial results that are scattered.
+
+Such a region takes equal parts only. What is cut unevenly goes into it with zeros
+after its end, which add nothing to a sum of products, and what comes out is cut off.
 """
 
 from collections.abc import Callable, Sequence
 
 from jaxlib.mlir import ir
-from jaxlib.mlir.dialects import sdy
+from jaxlib.mlir.dialects import sdy, stablehlo
 
 from tepdist.lowering.partial import clone_on, partial_op, partial_sum
 from tepdist.lowering.placed import Placed, local_type
 from tepdist.program.graph import CUSTOM_CALL
 from tepdist.program.module import AnyValue
-from tepdist.program.sums import is_sum
+from tepdist.program.sums import is_sum, splat
+from tepdist.sharding import Mesh, Sharding
 
 # XLA:CPU chooses layouts for it that it then refuses to run (jaxlib 0.10.2, 0.12.0.1).
 TRANSFORM = "stablehlo.fft"
@@ -35,9 +39,20 @@ def run_per_device(
     """
     count = len(placed.operands)
     with operation.location, ir.InsertionPoint(operation):
+        given = [
+            _padded(value, sharding, attribute, mesh=placed.mesh)
+            for value, sharding, attribute in zip(
+                operation.operands, placed.operands, attributes, strict=False
+            )
+        ]
         manual = sdy.ManualComputationOp(
-            [result.type for result in operation.results],
-            list(operation.operands),
+            [
+                _even_type(result.type, sharding, placed.mesh)
+                for result, sharding in zip(
+                    operation.results, placed.results, strict=True
+                )
+            ],
+            given,
             sdy.TensorShardingPerValueAttr.get(attributes[:count]),
             sdy.TensorShardingPerValueAttr.get(attributes[count:]),
             sdy.ManualAxesAttr.get(
@@ -46,9 +61,7 @@ def run_per_device(
         )
         local = [
             local_type(operand.type, sharding, placed.mesh)
-            for operand, sharding in zip(
-                operation.operands, placed.operands, strict=True
-            )
+            for operand, sharding in zip(given, placed.operands, strict=True)
         ]
         block = manual.regions[0].blocks.append(
             *local, arg_locs=[operation.location] * len(local)
@@ -56,11 +69,69 @@ def run_per_device(
     with operation.location, ir.InsertionPoint(block):
         made = _maker(operation, placed)
         sdy.ReturnOp(made(operation, list(block.arguments), placed))
-    for result, whole in zip(operation.results, manual.results, strict=True):
-        result.replace_all_uses_with(whole)
+    with operation.location, ir.InsertionPoint(operation):
+        for result, whole, attribute in zip(
+            operation.results, manual.results, attributes[count:], strict=True
+        ):
+            result.replace_all_uses_with(_cut_off(whole, result.type, attribute))
     operation.erase()
     region: ir.Operation = manual.operation
     return region
+
+
+def _even_type(type_: ir.Type, sharding: Sharding, mesh: Mesh) -> ir.Type:
+    """The type of as many equal parts as a tensor is cut into."""
+    whole, part = ir.RankedTensorType(type_), local_type(type_, sharding, mesh)
+    shape = [
+        extent * mesh.size_of(axes)
+        for extent, axes in zip(
+            ir.RankedTensorType(part).shape, sharding.dims, strict=True
+        )
+    ]
+    return ir.RankedTensorType.get(shape, whole.element_type)
+
+
+def _padded(
+    value: AnyValue, sharding: Sharding, attribute: ir.Attribute, *, mesh: Mesh
+) -> AnyValue:
+    """The value with zeros after the end of what is cut unevenly.
+
+    Args:
+        value: Any.
+        sharding: How it lies.
+        attribute: That again.
+        mesh: Of the sharding.
+    """
+    type_ = ir.RankedTensorType(value.type)
+    even = _even_type(type_, sharding, mesh)
+    if even == type_:
+        return value
+    added = [
+        after - before
+        for after, before in zip(
+            ir.RankedTensorType(even).shape, type_.shape, strict=True
+        )
+    ]
+    none = ir.DenseI64ArrayAttr.get([0] * type_.rank)
+    zero = splat(ir.RankedTensorType.get([], type_.element_type), 0)
+    padded = stablehlo.pad(value, zero, none, ir.DenseI64ArrayAttr.get(added), none)
+    made: AnyValue = sdy.ShardingConstraintOp(padded, attribute).result
+    return made
+
+
+def _cut_off(value: AnyValue, type_: ir.Type, attribute: ir.Attribute) -> AnyValue:
+    """The first elements of a value, as many along each dim as a type has."""
+    if value.type == type_:
+        return value
+    shape = list(ir.RankedTensorType(type_).shape)
+    cut = stablehlo.slice(
+        value,
+        ir.DenseI64ArrayAttr.get([0] * len(shape)),
+        ir.DenseI64ArrayAttr.get(shape),
+        ir.DenseI64ArrayAttr.get([1] * len(shape)),
+    )
+    made: AnyValue = sdy.ShardingConstraintOp(cut, attribute).result
+    return made
 
 
 def _maker(

@@ -121,10 +121,7 @@ def bytes_per_device(value: Value, sharding: Sharding, mesh: Mesh) -> int:
     """Size of the largest shard of a value [B]."""
     if value.num_elements == 0:
         return 0
-    shard = math.prod(
-        math.ceil(extent / mesh.size_of(axes))
-        for extent, axes in zip(value.shape, sharding.dims, strict=True)
-    )
+    shard = sharding.shard_elements(value.shape, mesh)
     return math.ceil(value.bytes_ * shard / value.num_elements)
 
 

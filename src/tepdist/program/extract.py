@@ -27,6 +27,7 @@ from tepdist.program.pins import PINNED, held_rule, pinned_rule
 from tepdist.program.rules import RULE_ATTRIBUTE, own_rule, stated_rule
 from tepdist.program.signature import Signatures
 from tepdist.program.stated import argument_shardings, read_meshes
+from tepdist.program.uneven import allow_uneven
 from tepdist.sharding import Mesh
 
 ADD_RULES = "func.func(sdy-populate-op-sharding-rules)"
@@ -183,9 +184,10 @@ class _Builder:
         if op.name in PINNED and self.mesh is not None:
             return pinned_rule(op, self.mesh)
         count = len(op.operands)
-        return stated_rule(op, shapes) or own_rule(
+        rule = stated_rule(op, shapes) or own_rule(
             op.name, shapes[:count], shapes[count:]
         )
+        return None if rule is None else allow_uneven(rule, op)
 
 
 def _read_type(type_: ir.Type, name: str) -> Type:

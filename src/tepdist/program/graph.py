@@ -113,6 +113,8 @@ class Rule:
             results to be reduced over its axes.
         blocked: Factors that may not be sharded: Shardy's need_replication and
             permutation factors, for which XLA would move data inside the op.
+        uneven: Factors that may be cut into parts of which the last is smaller: XLA
+            pads them, moves no more than for equal parts and masks what it pads.
         per_device: Whether a sharded op is to be run by each device on its shards,
             because XLA would gather its operands.
         pinned: Mesh axes that the program has placed itself, each with the factor that
@@ -125,6 +127,7 @@ class Rule:
     results: tuple[tuple[tuple[int, ...], ...], ...]
     reduction: frozenset[int] = frozenset()
     blocked: frozenset[int] = frozenset()
+    uneven: frozenset[int] = frozenset()
     per_device: bool = False
     pinned: tuple[tuple[str, int | None], ...] = ()
     halos: tuple[Halo, ...] = ()

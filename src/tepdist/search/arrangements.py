@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from tepdist.analysis.nodes import Dims
 from tepdist.sharding import Sharding
 
-# For each subset of the mesh axes, as bits, whether a factor is divided by their sizes.
-_NOT_DIVIDED, _DIVIDED, _CUT_COMPLETELY = range(3)
+# For each subset of the mesh axes, as bits, how a factor is cut by them.
+_NOT_CUT, _DIVIDED, _CUT_COMPLETELY, _UNEVEN = range(4)
+# Of a factor, what the padding of unequal parts may add to it.
+_MOST_PADDING = 1 / 4
 Divisions = tuple[int, ...]
 
 
@@ -59,6 +61,7 @@ class Choices:
 
     Attributes:
         blocked: Factors that may not be cut.
+        uneven: Factors that may be cut into unequal parts.
         reduction: Factors that are reduced away.
         compound: Dims of several factors, and whether they are after the reduction.
         results: Factors along which partial results may be scattered.
@@ -66,6 +69,7 @@ class Choices:
     """
 
     blocked: frozenset[int]
+    uneven: frozenset[int]
     reduction: frozenset[int]
     compound: frozenset[tuple[tuple[int, ...], bool]]
     results: frozenset[int]
@@ -84,6 +88,7 @@ class Arrangements:
         before: Factor that each axis cuts before the group's reduction, `num_factors`
             for none, [strategies, axes].
         after: Likewise after it.
+        is_even: Whether no strategy cuts a factor into unequal parts.
     """
 
     def __init__(
@@ -91,10 +96,13 @@ class Arrangements:
         names: tuple[str, ...],
         strategies: tuple[Strategy, ...],
         num_factors: int,
+        *,
+        is_even: bool,
     ) -> None:
         self.names = names
         self.strategies = strategies
         self.num_factors = num_factors
+        self.is_even = is_even
         self.before = _numbers([s.before for s in strategies], names, num_factors)
         self.after = _numbers([s.after for s in strategies], names, num_factors)
         self._lies: dict[
@@ -105,7 +113,9 @@ class Arrangements:
     def only(self, kept: NDArray[np.bool_]) -> "Arrangements":
         """Those that are kept, [num strategies]."""
         strategies = tuple(itertools.compress(self.strategies, kept))
-        return Arrangements(self.names, strategies, self.num_factors)
+        return Arrangements(
+            self.names, strategies, self.num_factors, is_even=self.is_even
+        )
 
     def lies(
         self, dims: Dims, *, reduced: bool
@@ -231,14 +241,31 @@ def _cut_dims(
 
 
 @lru_cache(maxsize=1 << 12)
-def divisions(size: int, shape: tuple[int, ...]) -> Divisions:
-    """What mesh axes of these sizes, some together, make of a factor of this size."""
+def divisions(size: int, shape: tuple[int, ...], *, uneven: bool) -> Divisions:
+    """What mesh axes of these sizes, some together, make of a factor of this size.
+
+    Args:
+        size: Of the factor.
+        shape: Sizes of the axes.
+        uneven: Whether it may be cut into unequal parts.
+    """
     found = []
     for axes in itertools.product(*((1, extent) for extent in reversed(shape))):
         parts = math.prod(axes)
-        is_divided = _NOT_DIVIDED if size % parts else _DIVIDED
-        found.append(_CUT_COMPLETELY if parts == size else is_divided)
+        if parts == size:
+            found.append(_CUT_COMPLETELY)
+        elif size % parts == 0:
+            found.append(_DIVIDED)
+        else:
+            found.append(_UNEVEN if uneven and _pays(size, parts) else _NOT_CUT)
     return tuple(found)
+
+
+def _pays(size: int, parts: int) -> bool:
+    """Whether unequal parts leave no device empty and pad little."""
+    shard = -(-size // parts)
+    padding = parts * shard - size
+    return padding < shard and padding <= _MOST_PADDING * size
 
 
 @lru_cache(maxsize=1 << 12)
@@ -268,7 +295,7 @@ def arrangements(
         for before in itertools.product(*cut)
         if _fits(before, factors)
         for after in _scatterings(before, choices, factors)
-        if (before == after or _fits(after, factors))
+        if (before == after or _is_even(before, after, factors))
         and _is_dense(before, after, choices, factors=factors, single=single)
     )
     if held is not None:
@@ -277,7 +304,8 @@ def arrangements(
             for strategy in found
             if tuple(strategy.after[axis] for axis in held.axes) == held.after
         )
-    return Arrangements(names, found, len(factors))
+    is_even = all(_UNEVEN not in each for each in factors)
+    return Arrangements(names, found, len(factors), is_even=is_even)
 
 
 def _cut_by_each(
@@ -327,6 +355,19 @@ def _cutting(assigned: tuple[int | None, ...]) -> dict[int, int]:
 
 def _fits(assigned: tuple[int | None, ...], factors: Sequence[Divisions]) -> bool:
     return all(factors[factor][axes] for factor, axes in _cutting(assigned).items())
+
+
+def _is_even(
+    before: tuple[int | None, ...],
+    after: tuple[int | None, ...],
+    factors: Sequence[Divisions],
+) -> bool:
+    """Whether what is scattered is divided: each device reduces parts of one shape."""
+    return _fits(after, factors) and all(
+        factors[factor][axes] != _UNEVEN
+        for assigned in (before, after)
+        for factor, axes in _cutting(assigned).items()
+    )
 
 
 def _is_dense(

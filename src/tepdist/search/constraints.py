@@ -64,7 +64,8 @@ def wanted_shardings(
                     hint="give at most one entry for each dim; the rest stay whole",
                 )
             sharding = Sharding(dims + ((),) * (rank - len(dims)))
-            sharding.local_shape(value.shape, mesh)
+            if value.producer is None:
+                sharding.check_even(value.shape, mesh)
         except ShardingError as error:
             raise OptionsError(error.problem, where=where, hint=error.hint) from None
         wanted[index] = sharding

@@ -11,7 +11,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from tepdist.cost.pricing import Pricing
+from tepdist.cost.pricing import Pricing, Reshardings, reshardings
+from tepdist.program.graph import Value
 from tepdist.search.links import LinkKind, link_tensors
 from tepdist.search.problem import Problem
 from tepdist.search.shared import Array
@@ -367,14 +368,36 @@ def _pairs(
     structure: Structure, problem: Problem, kind: LinkKind, *, numbering: _Numbering
 ) -> _Pairs:
     written, read = link_tensors(structure.groups, kind)
-    sources, rows = problem.spaces[kind.source].lies(written)
-    targets, columns = problem.spaces[kind.target].lies(read)
-    whole = structure.program.values[read.value].bytes_
+    ends = [problem.spaces[end] for end in (kind.source, kind.target)]
+    sources, rows = ends[0].lies(written)
+    targets, columns = ends[1].lies(read)
+    value = structure.program.values[read.value]
+    bytes_ = value.bytes_ * numbering.shares(sources, targets)
+    if value.bytes_ and not all(space.arrangements.is_even for space in ends):
+        wanted = reshardings(sources, targets)
+        _mend_uneven(bytes_, value, wanted, pricing=problem.pricing)
     return _Pairs(
         source=kind.source,
         target=kind.target,
         rows=rows,
         columns=columns,
-        bytes_=whole * numbering.shares(sources, targets),
+        bytes_=bytes_,
         shardings=numbering.numbers(targets),
     )
+
+
+def _mend_uneven(
+    bytes_: Array, value: Value, wanted: Reshardings, *, pricing: Pricing
+) -> None:
+    """Corrects what copies take that are from or to unequal parts, in place.
+
+    Args:
+        bytes_: Local bytes of the copy [B], [sources, targets].
+        value: That is copied.
+        wanted: Reshardings that make the copies.
+        pricing: Of the mesh.
+    """
+    for row, column, steps in pricing.uneven_steps(value.shape, wanted):
+        local = wanted.targets[column].shard_elements(value.shape, pricing.mesh)
+        share = local / value.num_elements
+        bytes_[row, column] = value.bytes_ * share if steps else 0.0

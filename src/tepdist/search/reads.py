@@ -120,9 +120,7 @@ class Reads:
     def _paid(self, fan: Fan) -> _Paid:
         reading = fan.reading
         wants = self._wants(fan)
-        bytes_ = self._pricing.resharded_bytes(reading.value, self._program)
-        table = self._pricing.resharding_table(bytes_, wants.reshardings)
-        table = table * reading.times
+        table = self._resharding_table(fan, wants.reshardings) * reading.times
         rows, readers = wants.rows, wants.readers
         is_shared = wants.is_contested & table.any(axis=0)
         own = table[rows]
@@ -139,6 +137,16 @@ class Reads:
             own=tuple(own.take(columns, axis=1) for _, columns in readers),
             shared=np.concatenate([free, table[:, is_shared]], axis=1),
         )
+
+    def _resharding_table(self, fan: Fan, wanted: Reshardings) -> Array:
+        """Time of each resharding of what is read [s], [sources, targets]."""
+        pricing, value = self._pricing, fan.reading.value
+        known = [self._arrangements[end] for end in (fan.source, *fan.targets)]
+        if all(arrangements.is_even for arrangements in known):
+            bytes_ = pricing.resharded_bytes(value, self._program)
+            return pricing.resharding_table(bytes_, wanted)
+        itemsize = pricing.resharded_itemsize(value, self._program)
+        return pricing.uneven_table(value.shape, itemsize, wanted)
 
     def _wants(self, fan: Fan) -> _Wants:
         known, reading = self._arrangements, fan.reading

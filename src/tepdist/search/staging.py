@@ -147,10 +147,12 @@ def _reductions(
             if tensor.member != 0:
                 continue
             value = structure.program.values[tensor.value]
-            shards = sharding_of(strategy, tensor, mesh).num_shards(mesh)
-            moved = problem.pricing.moved_bytes(value)
+            sharding = sharding_of(strategy, tensor, mesh)
+            moved = sharding.shard_elements(
+                value.shape, mesh
+            ) * problem.pricing.moved_itemsize(value.dtype)
             for kind, payload, axes in reductions(
-                strategy, group.reduction, moved / shards, pricing=problem.pricing
+                strategy, group.reduction, moved, pricing=problem.pricing
             ):
                 priced = Collective(
                     phase=structure.phases[node.op],

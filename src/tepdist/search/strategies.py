@@ -34,17 +34,21 @@ class Space:
     Attributes:
         mesh: Where they lie.
         arrangements: What other meshes may have in common with this one.
+        sizes: Of the factors.
         before: Into how many parts each strategy cuts each factor before the group's
-            reduction, [strategies, factors].
+            reduction, [strategies, factors]; of unequal parts as many as there would
+            be if all were as large as the largest.
         after: Likewise after it.
     """
 
-    def __init__(self, mesh: Mesh, arrangements: Arrangements) -> None:
+    def __init__(
+        self, mesh: Mesh, arrangements: Arrangements, sizes: tuple[int, ...]
+    ) -> None:
         self.mesh = mesh
         self.arrangements = arrangements
-        num_factors = arrangements.num_factors
-        self.before = _parts(arrangements.before, num_factors, mesh.shape)
-        self.after = _parts(arrangements.after, num_factors, mesh.shape)
+        self.sizes = sizes
+        self.before = _parts(arrangements.before, sizes, mesh.shape)
+        self.after = _parts(arrangements.after, sizes, mesh.shape)
         self._shards: dict[tuple[Dims, bool], Array] = {}
 
     def __len__(self) -> int:
@@ -77,22 +81,29 @@ class Space:
 
     def only(self, kept: NDArray[np.bool_]) -> "Space":
         """The part of the space that is kept, [num strategies]."""
-        return Space(self.mesh, self.arrangements.only(kept))
+        return Space(self.mesh, self.arrangements.only(kept), self.sizes)
 
 
-def _parts(cut: NDArray[np.intp], num_factors: int, shape: tuple[int, ...]) -> Array:
+def _parts(
+    cut: NDArray[np.intp], sizes: tuple[int, ...], shape: tuple[int, ...]
+) -> Array:
     """Into how many parts each factor is cut, [strategies, factors].
 
     Args:
-        cut: Factor that each axis cuts, `num_factors` for none, [strategies, axes].
-        num_factors: Of the group.
+        cut: Factor that each axis cuts, their number for none, [strategies, axes].
+        sizes: Of the factors.
         shape: Of the mesh.
     """
+    num_factors = len(sizes)
     table = np.ones((len(cut), num_factors + 1))
     rows = np.arange(len(cut))
     for axis, size in enumerate(shape):
         table[rows, cut[:, axis]] *= size
-    return table[:, :num_factors].copy()
+    extents = np.array(sizes, np.float64)
+    parts = table[:, :num_factors]
+    shards = np.ceil(extents / parts)
+    found: Array = np.where(shards > 0, extents / np.maximum(shards, 1), parts)
+    return found
 
 
 def sharding_of(strategy: Strategy, tensor: GroupTensor, mesh: Mesh) -> Sharding:
@@ -131,6 +142,7 @@ def choices_of(group: Group, *, scatters: bool) -> Choices:
     )
     return Choices(
         blocked=group.blocked,
+        uneven=group.uneven,
         reduction=group.reduction,
         compound=compound,
         results=results if scatters else frozenset(),
@@ -160,7 +172,9 @@ def space_of(
     """All strategies of groups with these choices and sizes of factors."""
     shape = mesh.shape
     single = sum(1 << axis for axis, size in enumerate(shape) if size == 1)
-    factors = tuple(divisions(size, shape) for size in sizes)
-    return Space(
-        mesh, arrangements(choices, factors, mesh.names, single=single, held=held)
+    factors = tuple(
+        divisions(size, shape, uneven=factor in choices.uneven)
+        for factor, size in enumerate(sizes)
     )
+    found = arrangements(choices, factors, mesh.names, single=single, held=held)
+    return Space(mesh, found, sizes)
