@@ -260,21 +260,18 @@ def merge(
     pairs = [(one, two) for one, two in pairs if one != two]
     if not pairs:
         return kernels, tuple(range(len(kernels.operands)))
-    between = {
-        (one, two): [op for op in kernels.operands[two] if op != one]
-        for one, two in pairs
-    }
-    concerned = itertools.chain(*pairs, *between.values())
+    read = (kernels.operands[two] for two in dict.fromkeys(two for _, two in pairs))
+    concerned = itertools.chain(*pairs, *read)
     marked = {at: bit for bit, at in enumerate(dict.fromkeys(concerned))}
     found = ancestors(kernels.operands, marked, range(len(kernels.operands)))
     waits_for = {at: found[at] for at in marked}
     operands, users = list(kernels.operands), list(kernels.users)
     merged: dict[int, int] = {}
     for one, two in pairs:
-        waits = waits_for[one] >> marked[two]
-        for operand in between[one, two]:
-            waits |= waits_for[operand] >> marked[one]
-        if one in merged or two in merged or waits & 1:
+        if one in merged or two in merged or waits_for[one] >> marked[two] & 1:
+            continue
+        between = (op for op in kernels.operands[two] if op != one)
+        if any(waits_for[operand] >> marked[one] & 1 for operand in between):
             continue
         merged[one] = merged[two] = min(one, two)
         _join((one, two), waits_for, marked)

@@ -1,6 +1,7 @@
 """Kernels of one block as they are added, and the graph that they make."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tepdist.analysis.schedule import Kernels
@@ -10,6 +11,7 @@ from tepdist.cost.placed import Placed
 
 # Reductions of so many times fewer elements than the largest do not move the peak.
 _SMALL = 16
+_MOST_SIBLINGS = 200  # loops that a reduction is tried with
 
 # Kernels that are read, and whether each element is read for the matching one alone.
 Reads = tuple[tuple[int, bool], ...]
@@ -200,16 +202,21 @@ class GraphBuilder:
         siblings = [*self._pairs, *late, *self._siblings(users)]
         return Graph(kernels, self._keys, updates, siblings)
 
-    def _siblings(self, users: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    def _siblings(self, users: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
+        """Reductions, each with the first loops over the same elements next to it."""
         least = max(self.reductions.values(), default=0) // _SMALL
-        return [
-            pair
-            for at, elements in self.reductions.items()
-            if elements >= least
-            for operand in self._operands[at]
-            for pair in (
-                (operand, at),
-                *((at, user) for user in users[operand] if user != at),
+        loops = [[user for user in read if user in self.loops] for read in users]
+        for at, elements in self.reductions.items():
+            if elements < least:
+                continue
+            near = (
+                pair
+                for operand in self._operands[at]
+                for pair in (
+                    (operand, at),
+                    *((at, user) for user in loops[operand] if user != at),
+                )
+                if self.loops.get(pair[0] if pair[1] == at else pair[1]) == elements
             )
-            if self.loops.get(pair[0] if pair[1] == at else pair[1]) == elements
-        ]
+            # Many operands may have many readers in common.
+            yield from dict.fromkeys(itertools.islice(near, _MOST_SIBLINGS))
