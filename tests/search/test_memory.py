@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tepdist.cost.resharding import resharding_steps
 from tepdist.frontends.jax import trace
 from tepdist.search.decode import decode, strategy_of
 from tepdist.search.strategies import sharding_of
@@ -31,7 +32,7 @@ def direct_profile(space, assignment) -> list[float]:
     for value in space.program.values:
         is_argument = value.index in space.program.arguments
         if value.index in grouped and liveness.is_buffer[value.index]:
-            local = value.bytes_ / values[value.index].num_shards(mesh)
+            local = local_bytes(value, values[value.index], mesh)
             for time in range(
                 liveness.start[value.index], liveness.end[value.index] + 1
             ):
@@ -39,10 +40,17 @@ def direct_profile(space, assignment) -> list[float]:
         elif is_argument and value.index not in grouped:
             total = [bytes_ + value.bytes_ for bytes_ in total]
     for (value, sharding), positions in copies(space, assignment, values).items():
-        local = space.program.values[value].bytes_ / sharding.num_shards(mesh)
+        local = local_bytes(space.program.values[value], sharding, mesh)
         for time in range(min(positions), max(positions) + 1):
             total[time] += local
     return total
+
+
+def local_bytes(value, sharding, mesh) -> float:
+    """Size of the largest shard."""
+    return (
+        value.bytes_ * sharding.shard_elements(value.shape, mesh) / value.num_elements
+    )
 
 
 def copies(space, assignment, values):
@@ -58,7 +66,10 @@ def copies(space, assignment, values):
         wanted = sharding_of(strategy, read, mesh)
         has = values[read.value]
         # A whole value is cut where it is read, without a copy that others wait for.
-        if op is None or not problem.pricing.num_steps((has,), (wanted,))[0, 0]:
+        shape = space.program.values[read.value].shape
+        if op is None or not resharding_steps(
+            has, wanted, shape, itemsize=1, mesh=mesh
+        ):
             continue
         position = int(structure.liveness.position[op])
         found.setdefault((read.value, wanted), []).append(position)

@@ -157,7 +157,7 @@ def _key(reading: Reading, program: Program) -> object:
     """Equal for readings that cost the same under the same strategies."""
     tensors = (reading.written, *(read for _, read in reading.readers))
     return (
-        (reading.times, reading.value.num_elements, reading.value.dtype),
+        (reading.times, reading.value.shape, reading.value.dtype),
         converted_dtype(reading.value, program),
         tuple((tensor.dims, tensor.reduced) for tensor in tensors),
         tuple(number for number, _ in reading.readers),
