@@ -1,6 +1,7 @@
 """Orders of kernels, and kernels that start together: laws on random graphs."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -237,6 +238,15 @@ def test_the_longest_chain_of_collectives_comes_last():
     order = hide_latency(kernels)
     assert order.index(5) < order.index(2)
     assert order.index(4) < order.index(0)
+
+
+@given(graphs_with_collectives(), st.data())
+def test_results_of_bundles_come_after_them(kernels, data):
+    count = len(kernels.operands)
+    bundled = data.draw(st.frozensets(st.integers(0, count - 1)))
+    kernels = replace(kernels, bundled=bundled - kernels.ends.keys())
+    order = order_units(kernels, range(count), hide_latency)
+    assert is_order(order, kernels.operands)
 
 
 @given(graphs_with_collectives())

@@ -8,10 +8,17 @@ from tepdist import zoo
 from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
 from tepdist.cost.cpu_reductions import CpuReduction, cpu_reduction
+from tepdist.cost.footprint import allocator_of
+from tepdist.cost.gpu_reductions import left_over
 from tepdist.cost.layouts import transposed
+from tepdist.cost.pricing import Pricing
 from tepdist.frontends.jax import trace
+from tepdist.plans.json import from_json, to_json
 from tepdist.plans.types import Options
 from tepdist.runtime.local import Executable
+from tepdist.search.allocated import allocated_bytes
+from tepdist.search.placing import place
+from tepdist.search.structure import build_structure
 
 # Program to how far off a prediction may be: more where XLA's own choices are not
 # followed.
@@ -91,3 +98,38 @@ def test_which_reductions_have_a_kernel_of_a_library(rows, dtype):
     compiled = jax.jit(total).lower(struct).compile().as_text()
     kind = cpu_reduction(op, program.values[op.operands[0]].dtype, struct.shape)
     assert (kind is CpuReduction.LIBRARY) == ("ynn_fusion" in compiled)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dims", "left"),
+    [
+        ((8, 112, 112, 128), (0, 1, 2), 256),
+        ((8, 224, 224, 64), (0, 1, 2), 512),
+        ((4, 1024, 50304), (2,), 128),
+        ((4, 1024, 768), (0, 1), None),
+        ((8, 16, 1024, 1024), (3,), None),
+    ],
+)
+def test_what_the_first_of_two_kernels_leaves_as_xla_gpu_compiles_it(shape, dims, left):
+    struct = jax.ShapeDtypeStruct(shape, jnp.float32)
+    program = trace(lambda x: x.sum(dims), (struct,), {}, state_argnums=()).read()
+    (op,) = (op for op in program.ops if op.kind == "stablehlo.reduce")
+    assert left_over(op, shape) == left
+
+
+@pytest.mark.parametrize("cluster", ["cpu:8", "8xa100-80g", "8xh100"])
+def test_a_plan_that_was_written_is_predicted_to_take_the_same_again(cluster):
+    program = zoo.build("resnet:tiny")
+    traced = trace(program.train_step, (program.state, program.batch), {})
+    options = Options(level="O1")
+    found = compile_plan(
+        traced.read(), traced.roles, parse_cluster(cluster), options=options
+    )
+    plan = from_json(to_json(found))
+    (stage,) = plan.stages
+    device = plan.cluster.device
+    structure = build_structure(plan.program, plan.roles, {}, device=device)
+    pricing = Pricing(plan.cluster, stage.mesh)
+    placed = place(structure, pricing, stage, collectives=stage.collectives)
+    allocated = allocated_bytes(structure.folded, placed, allocator_of(device))
+    assert allocated == stage.memory.allocated

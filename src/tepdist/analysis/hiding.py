@@ -74,6 +74,9 @@ class _Backwards:
     def __init__(self, kernels: Kernels, order: Sequence[int]) -> None:
         self._kernels = kernels
         self._start_of = {end: start for start, end in kernels.ends.items()}
+        self._reads_no_end = [
+            self._start_of.keys().isdisjoint(operands) for operands in kernels.operands
+        ]
         self._unread = [
             sum(map(bool, kernels.results[at])) if at in kernels.results else len(users)
             for at, users in enumerate(kernels.users)
@@ -113,7 +116,8 @@ class _Backwards:
             taken.append(at)
             self._advance(at)
             for operand in self._kernels.operands[at]:
-                self._unread[operand] -= self._settled(operand, at)
+                is_bundle = operand in self._kernels.results
+                self._unread[operand] -= self._settle(operand, at) if is_bundle else 1
                 if self._unread[operand] == 0:
                     self._ready_s[operand] = self._earliest_s(operand)
                     if self._kernels.is_given[operand]:
@@ -122,13 +126,11 @@ class _Backwards:
                         self._push(operand)
         return taken[::-1]
 
-    def _settled(self, operand: int, reader: int) -> int:
-        """How many of an operand's reads are over now that one reader is taken.
+    def _settle(self, operand: int, reader: int) -> int:
+        """How many results of a bundle nobody is left to read after a reader is taken.
 
-        What takes a result out of a bundle comes at once, a step after its last reader.
+        What takes a result out of it comes at once, a step after its last reader.
         """
-        if operand not in self._kernels.results:
-            return 1
         count = 0
         for left in self._results[operand, reader]:
             left.remove(reader)
@@ -253,13 +255,16 @@ class _Backwards:
         operands = self._kernels.operands[at]
         return (
             wasted_s,
-            not any(operand in self._start_of for operand in operands),
-            -sum(self._last_reads(operand, at) for operand in operands),
+            self._reads_no_end[at],
+            -sum(
+                self._last_reads(operand, at)
+                if operand in self._kernels.results
+                else self._unread[operand] == 1
+                for operand in operands
+            ),
             -self._place[at],
         )
 
     def _last_reads(self, operand: int, reader: int) -> int:
-        """How many results of an operand nothing but one reader is left to read."""
-        if operand not in self._kernels.results:
-            return int(self._unread[operand] == 1)
+        """How many results of a bundle nothing but one reader is left to read."""
         return sum(len(left) == 1 for left in self._results[operand, reader])

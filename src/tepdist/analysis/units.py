@@ -116,6 +116,8 @@ def _independent(
 
 def contract(kernels: Kernels, unit: Sequence[int]) -> list[list[int]]:
     """The units that each unit reads; empty for kernels that another stands for."""
+    if all(at == first for at, first in enumerate(unit)):
+        return [list(read) for read in kernels.operands]
     operands: list[dict[int, None]] = [{} for _ in unit]
     for at in post_order(kernels):
         own = unit[at]

@@ -10,6 +10,7 @@ from tepdist.analysis.nodes import BROADCAST, source_sharding
 from tepdist.cost.fills import Fill, Fills
 from tepdist.cost.fusion import Fusion
 from tepdist.cost.kernel_graph import GraphBuilder, Reads
+from tepdist.cost.layouts import CONVOLUTION
 from tepdist.cost.placed import Placed
 from tepdist.program.graph import DTYPE_BYTES, Op
 from tepdist.sharding import Sharding
@@ -101,9 +102,11 @@ class BlockValues:
                 found = self._read_transposed(value, sharding)
             elif self._is_narrowed(value, sharding, op):
                 found = self._read_narrow(value)
-            else:
+            elif op.kind == CONVOLUTION:
                 found = self._read_converted(op, value, sharding)
                 found = found or self.read(value, sharding, again=again)
+            else:
+                found = self.read(value, sharding, again=again)
             for at, below in found:
                 reads[at, is_pointwise and below] = None
         return tuple(reads)
