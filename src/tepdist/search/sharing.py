@@ -26,8 +26,8 @@ CLOSED = 1e-3
 # not in 10 s; 425 of an unrolled one in 0.7 s from any, and the good answer took 1 s.
 _TRY_S = 5.0
 # Of one run, if it is no small network and nobody is patient: with costs stated
-# exactly, and with all divided. Where the latter is not enough the former takes longer still:
-# both took 46 s on 2x2x2, for 0.6 % of the cost of a GPT of 279 variables.
+# exactly, and with all divided. Where the latter is not enough the former takes longer
+# still: both took 46 s on 2x2x2, for 0.6 % of the cost of a GPT of 279 variables.
 _EXACT_S, _DIVIDED_S = 10.0, 20.0
 _PROVEN = 1e-6  # share of a cost by which a bound may miss it in small ones
 
