@@ -18,7 +18,7 @@ from tepdist.search.sharing import CLOSED, SharingSearch
 _MAX_CUT_VARIABLES = 32
 # Shares of the time for limits: for the answer without them, which may fit after all;
 # of what is left then for recombined answers.
-_FREE, _RECOMBINING = 0.3, 0.6
+_FREE, _RECOMBINING = 0.5, 0.6
 # Meshes whose answers are improved in neighbourhoods: the best few, if they cost
 # hardly more than the best.
 _MOST_IMPROVED, _MOST_DEARER = 3, 0.05
@@ -65,20 +65,23 @@ def prove(
     proven: list[Candidate] = []
     fitting = [c.outcome.cost for c in order if c.outcome and c.outcome.peak <= limit]
     best = min(fitting, default=np.inf)
+    # Those that are ruled out already take no share of the time.
+    num_open = sum(_is_open(candidate, best, effort) for candidate in order)
     for number, candidate in enumerate(order):
-        if (
-            candidate.outcome is None
-            or candidate.bound >= best * (1 - effort.gap)
-            or clock.is_over()
-        ):
+        if not _is_open(candidate, best, effort) or clock.is_over():
             proven.append(candidate)
             continue
         progress(f"solving mesh {candidate.mesh}", number / len(order))
-        outcome = _Solving(candidate, clock, effort).run(best, share=1 / len(order))
+        outcome = _Solving(candidate, clock, effort).run(best, share=1 / num_open)
         if outcome.peak <= limit:
             best = min(best, outcome.cost)
         proven.append(replace(candidate, outcome=outcome))
     return _improved(proven, limit, clock, effort=effort, progress=progress)
+
+
+def _is_open(candidate: Candidate, best: float, effort: Effort) -> bool:
+    """Whether a mesh may have a better answer than the best, or prove that one."""
+    return candidate.outcome is not None and candidate.bound < best * (1 - effort.gap)
 
 
 def _improved(
@@ -99,7 +102,7 @@ def _improved(
         for at in order[:_MOST_IMPROVED]
         if found[at].limited.binds
         and found[at].rank(limit) <= (0.0, best * (1 + _MOST_DEARER))
-        and found[at].bound < best * (1 - effort.gap)
+        and _is_open(found[at], best, effort)
     ]
     for number, at in enumerate(worth):
         candidate = found[at]
