@@ -81,6 +81,7 @@ class Restriction:
         time_limit_s: float,
         start: Sequence[int] | None = None,
         gap: float = 1e-6,
+        is_exact: bool = False,
     ) -> Answer:
         """The best assignment of allowed values that keeps to the limits of some times.
 
@@ -89,10 +90,17 @@ class Restriction:
             time_limit_s: Time that HiGHS may take [s].
             start: An assignment of allowed values that keeps to those limits.
             gap: Relative gap to the bound at which an answer will do.
+            is_exact: Whether the bound must be right; if not it is quicker.
         """
         program = self._program(times)
         known = None if start is None else self._columns(start)
-        outcome = solve(program, time_limit_s=time_limit_s, start=known, gap=gap)
+        outcome = solve(
+            program,
+            time_limit_s=time_limit_s,
+            start=known,
+            gap=gap,
+            is_exact=is_exact,
+        )
         return self._answer(outcome)
 
     def _answer(self, outcome: Outcome) -> Answer:

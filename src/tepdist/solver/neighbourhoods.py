@@ -113,7 +113,7 @@ class Neighbourhoods:
         restriction = Restriction(self._problem, self._layout, allowed)
         if time_limit_s <= 0 or restriction.num_columns > _MOST_COLUMNS:
             return False
-        is_complete = False
+        is_complete, is_all = False, self._is_all(allowed)
         for _ in range(_MOST_ROUNDS):
             is_known = np.isfinite(candidates.feasible_cost)
             answer = restriction.solve(
@@ -121,8 +121,9 @@ class Neighbourhoods:
                 time_limit_s=until - monotonic(),
                 start=candidates.best if is_known else None,
                 gap=_GAP,
+                is_exact=is_all,
             )
-            if self._is_all(allowed):
+            if is_all:
                 self.bound = max(self.bound, answer.lower_bound)
             is_complete = answer.is_complete
             if answer.assignment is None:
