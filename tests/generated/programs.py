@@ -13,7 +13,7 @@ from jax.sharding import AxisType
 from tepdist.sharding import Mesh
 
 from .control import CONTROL
-from .draws import Draw, Step, fitted
+from .draws import EXTENTS, STATED_EXTENTS, Draw, Step, fitted
 from .kinds import COARSE, KINDS, extra_arguments
 from .ops import ARRAYS, COMMON
 from .placed import PLACED
@@ -66,10 +66,11 @@ def random_case(seed: int, *, steps: str = "any", mesh: str = "1") -> Case:
     """
     rng = np.random.default_rng(seed)
     shapes = Draw(rng, [], [])
+    extents = STATED_EXTENTS if steps == "placed" else EXTENTS
     floats = [
         rng.normal(size=(8, 16)).astype(np.float32),
         *(
-            rng.normal(size=shapes.shape()).astype(np.float32)
+            rng.normal(size=shapes.shape(extents)).astype(np.float32)
             for _ in range(1 + shapes.below(4))
         ),
         rng.normal(size=(8, 16)).astype(np.float32),
