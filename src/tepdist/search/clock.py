@@ -16,7 +16,7 @@ DEFAULT_TIME_LIMIT_S: Mapping[str, float] = MappingProxyType(
     {"O1": 30.0, "O2": 60.0, "O3": 600.0}
 )
 # Unless told how long to search, O2 spends no more on limits, all meshes together [s].
-_LIMITS_S = 10.0
+_LIMITS_S = 2.2
 # Share of O3's time for what goes beyond O2; the rest is for the compiler.
 _O3_SHARE = 0.7
 
