@@ -27,12 +27,8 @@ import click
 from machine import machine_lines
 
 from tepdist.cluster.presets import parse_cluster
-from tepdist.cost.footprint import allocator_of
-from tepdist.cost.pricing import Pricing
 from tepdist.plans.json import from_json
-from tepdist.search.allocated import allocated_bytes
-from tepdist.search.placing import place
-from tepdist.search.structure import build_structure
+from tepdist.search.allocated import allocated_again
 
 ASKED_MEMORY = 0.10
 ASKED_MEDIAN_MEMORY = 0.04
@@ -237,13 +233,7 @@ def predicted_again(row: Row, plan_file: Path) -> Row:
     if row.refused:
         return row
     plan = from_json(plan_file.read_text("utf-8"))
-    (stage,) = plan.stages
-    device = plan.cluster.device
-    structure = build_structure(plan.program, plan.roles, {}, device=device)
-    pricing = Pricing(plan.cluster, stage.mesh)
-    placed = place(structure, pricing, stage, collectives=stage.collectives)
-    predicted = allocated_bytes(structure.folded, placed, allocator_of(device))
-    return replace(row, predicted_bytes=predicted)
+    return replace(row, predicted_bytes=allocated_again(plan))
 
 
 def check(case: Case, folder: Path) -> Row:

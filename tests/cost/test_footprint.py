@@ -8,17 +8,13 @@ from tepdist import zoo
 from tepdist.cluster.presets import parse_cluster
 from tepdist.compiler import compile_plan
 from tepdist.cost.cpu_reductions import CpuReduction, cpu_reduction
-from tepdist.cost.footprint import allocator_of
 from tepdist.cost.gpu_reductions import left_over
 from tepdist.cost.layouts import transposed
-from tepdist.cost.pricing import Pricing
 from tepdist.frontends.jax import trace
 from tepdist.plans.json import from_json, to_json
 from tepdist.plans.types import Options
 from tepdist.runtime.local import Executable
-from tepdist.search.allocated import allocated_bytes
-from tepdist.search.placing import place
-from tepdist.search.structure import build_structure
+from tepdist.search.allocated import allocated_again
 
 # Program to how far off a prediction may be: more where XLA's own choices are not
 # followed.
@@ -127,9 +123,4 @@ def test_a_plan_that_was_written_is_predicted_to_take_the_same_again(cluster):
     )
     plan = from_json(to_json(found))
     (stage,) = plan.stages
-    device = plan.cluster.device
-    structure = build_structure(plan.program, plan.roles, {}, device=device)
-    pricing = Pricing(plan.cluster, stage.mesh)
-    placed = place(structure, pricing, stage, collectives=stage.collectives)
-    allocated = allocated_bytes(structure.folded, placed, allocator_of(device))
-    assert allocated == stage.memory.allocated
+    assert allocated_again(plan) == stage.memory.allocated

@@ -12,9 +12,13 @@ from dataclasses import replace
 
 from tepdist.analysis.folding import Folded
 from tepdist.analysis.layers import PERIOD
-from tepdist.cost.footprint import Allocator, footprint_bytes
+from tepdist.cost.footprint import Allocator, allocator_of, footprint_bytes
 from tepdist.cost.placed import Placed
+from tepdist.cost.pricing import Pricing
+from tepdist.plans.types import Plan
 from tepdist.program.state import lent_buffers, lies_as
+from tepdist.search.placing import place
+from tepdist.search.structure import build_structure
 
 # Of how many periods that are left out one is counted all the same; of few also one.
 _COUNTED = 32
@@ -42,6 +46,16 @@ def allocated_bytes(folded: Folded, placed: Placed, allocator: Allocator) -> int
         one_more = _temporary_bytes(folded.unfolded(more), placed, allocator)
         total += (steps - known) * (one_more - least)
     return total
+
+
+def allocated_again(plan: Plan) -> int:
+    """What a plan, written by whatever version, is reckoned to be allocated now [B]."""
+    (stage,) = plan.stages
+    device = plan.cluster.device
+    structure = build_structure(plan.program, plan.roles, {}, device=device)
+    pricing = Pricing(plan.cluster, stage.mesh)
+    placed = place(structure, pricing, stage, collectives=stage.collectives)
+    return allocated_bytes(structure.folded, placed, allocator_of(device))
 
 
 def _temporary_bytes(folded: Folded, placed: Placed, allocator: Allocator) -> int:

@@ -1,6 +1,6 @@
 """Candidates: one mesh each, the problem on it, and what is known of its answer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -81,6 +81,17 @@ class Candidate:
     def least_peak(self) -> float:
         """No plan of this problem takes less memory [B]."""
         return float(self.memory.least_profile().max())
+
+
+def best_cost(candidates: Iterable[Candidate], limit: float) -> float:
+    """Cost of the cheapest answer that fits; infinite if none does [s].
+
+    Args:
+        candidates: Answered, or ruled out.
+        limit: Of the memory of one device [B].
+    """
+    ranks = (candidate.rank(limit) for candidate in candidates)
+    return min((cost for excess, cost in ranks if excess == 0), default=np.inf)
 
 
 def make_candidate(

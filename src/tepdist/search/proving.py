@@ -3,9 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from tepdist.search.candidates import PROVEN, Candidate
+from tepdist.search.candidates import PROVEN, Candidate, best_cost
 from tepdist.search.clock import Clock, Progress
 from tepdist.search.cuts import CutSearch
 from tepdist.search.limited import Outcome
@@ -67,8 +65,7 @@ def prove(
     """
     order = sorted(candidates, key=lambda c: c.rank(limit))
     proven: list[Candidate] = []
-    fitting = [c.outcome.cost for c in order if c.outcome and c.outcome.peak <= limit]
-    best = min(fitting, default=np.inf)
+    best = best_cost(order, limit)
     # Those that are ruled out already take no share of the time.
     num_open = sum(_is_open(candidate, best, effort) for candidate in order)
     for number, candidate in enumerate(order):
@@ -98,8 +95,7 @@ def _improved(
 ) -> list[Candidate]:
     """The candidates with better answers of the best few that their limit binds."""
     found = list(candidates)
-    fitting = [c.outcome.cost for c in found if c.outcome and c.rank(limit)[0] == 0]
-    best = min(fitting, default=np.inf)
+    best = best_cost(found, limit)
     order = sorted(range(len(found)), key=lambda at: found[at].rank(limit))
     worth = [
         at

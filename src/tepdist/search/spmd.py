@@ -22,6 +22,7 @@ from tepdist.search.candidates import (
     SWEEPS,
     Candidate,
     Question,
+    best_cost,
     closer_answer,
     first_answer,
     make_candidate,
@@ -230,9 +231,7 @@ def _first_answers(
 ) -> list[Candidate]:
     """Answers by messages, of the meshes that these do not rule out."""
     found: list[Candidate] = []
-    best = min(
-        (c.rank(limit)[1] for c in candidates if _fits(c, limit)), default=np.inf
-    )
+    best = best_cost(candidates, limit)
     prices: Prices = ()
     for number, candidate in enumerate(
         sorted(candidates, key=lambda c: c.relaxation.bound)
@@ -259,9 +258,7 @@ def _closer(
 ) -> list[Candidate]:
     """The candidates with better answers, where messages alone may be far off."""
     found: list[Candidate] = []
-    best = min(
-        (c.rank(limit)[1] for c in candidates if _fits(c, limit)), default=np.inf
-    )
+    best = best_cost(candidates, limit)
     for candidate in sorted(candidates, key=lambda c: c.bound):
         if not clock.is_over():
             candidate = closer_answer(candidate, out_of_time=clock.is_over, best=best)
